@@ -1,7 +1,7 @@
-"""Run the tests with other versions than those of requirements/test.txt.
+"""Runs the tests with other versions than those in requirements/test.txt.
 
-``make test-long``, ``make test-newest``, ``make test-libraries`` and ``make test-browsers`` call
-this. Each session has an environment of its own.
+``make test-long``, ``make test-newest``, ``make test-libraries`` and ``make test-browsers`` use
+this file. Each session has a separate environment.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import nox
 ROOT = Path(__file__).parent
 nox.options.default_venv_backend = "uv"
 PYTEST = ["pytest", "-n", os.environ.get("JOBS", "auto")]
-#: The tests of what stands on an HTTP client.
+#: The tests that depend on the HTTP client.
 TRANSPORT = ["tests/core", "tests/middleware/test_streams.py", "tests/middleware/test_gone.py"]
-#: The extras of pyproject.toml.
+#: The extras in pyproject.toml.
 OPTIONAL = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
 DIRECT = ROOT / "wattfare_mw" / "transport" / "direct.py"
 
@@ -36,23 +36,24 @@ def minor_versions() -> list[str]:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """Run all tests of an unpacked sdist, with the lowest versions that it declares."""
+    """Run the tests of an unpacked sdist, with the lowest versions that it declares."""
     with tempfile.TemporaryDirectory() as name:
         install(session, "lowest")
         session.run("hatchling", "build", "--target", "sdist", "--directory", name)
         (sdist,) = Path(name).glob("*.tar.gz")
         shutil.unpack_archive(sdist, name)
         with session.chdir(sdist.with_name(sdist.name.removesuffix(".tar.gz"))):
-            # In place of the editable one: the tests see what a user installs.
+            # Replace the editable install, so the tests run the files that a user installs.
             session.install("--no-deps", "--no-build-isolation", ".")
-            # The types of old versions differ.
-            session.run(*PYTEST, "--ignore=tests/typing", *session.posargs)
+            # Old versions of the dependencies have other types.
+            session.run(*PYTEST, "-m", "not long", "--ignore=tests/typing", *session.posargs)
 
 
 @nox.session
 @nox.parametrize("version", minor_versions())
 def aiohttp(session: nox.Session, version: str) -> None:
-    """Run the tests of the HTTP clients, with the newest patch release of a minor version."""
+    """Run the tests of the HTTP clients with the newest release of this minor version of
+    aiohttp."""
     install(session, "test")
     session.install(f"aiohttp=={version}.*")
     session.run(*PYTEST, *TRANSPORT, *session.posargs)
@@ -60,7 +61,7 @@ def aiohttp(session: nox.Session, version: str) -> None:
 
 @nox.session
 def other_aiohttp(session: nox.Session) -> None:
-    """Run the same tests as if direct.py did not name the version of aiohttp."""
+    """Run the same tests as if direct.py did not support the installed version of aiohttp."""
     install(session, "test")
     plugin = ["-p", "support.other_aiohttp"]
     session.run(*PYTEST, *plugin, *TRANSPORT, *session.posargs, env={"PYTHONPATH": "tests"})
@@ -69,13 +70,14 @@ def other_aiohttp(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("extra", ["nothing", *OPTIONAL])
 def extras(session: nox.Session, extra: str) -> None:
-    """Install the wheel with one extra into an empty environment, and use it."""
+    """Install the wheel with one extra into an empty environment, and run a script that uses it."""
     with tempfile.TemporaryDirectory() as name:
-        # With the hatchling beside nox: the environment stays empty.
+        # Build with the hatchling of nox's environment, so that the session's environment stays
+        # empty.
         build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
         session.run(*build, "--directory", name, external=True, silent=True)
         (wheel,) = Path(name).glob("*.whl")
-        # Some extras add to the service, and are of no use without it.
+        # These extras need the service.
         chosen = {"nothing": ""}.get(extra, f"[{extra}]")
         if extra in ("postgresql", "redis", "tokenizer"):
             chosen = f"[service,{extra}]"
@@ -87,7 +89,7 @@ def extras(session: nox.Session, extra: str) -> None:
 
 @nox.session
 def newest(session: nox.Session) -> None:
-    """Run all tests, with the newest version of everything."""
+    """Run all tests with the newest version of each dependency."""
     session.install("--upgrade", "--editable", ".", "--group", "test")
     session.run(*PYTEST, *session.posargs)
 
@@ -95,30 +97,30 @@ def newest(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("lock", ["libraries", "libraries-openai-2"])
 def libraries(session: nox.Session, lock: str) -> None:
-    """Run AI libraries against the service: those that are named, or `all`."""
+    """Run the named AI libraries against the service, or `all`."""
     sys.path.insert(0, str(ROOT / "tests"))
     from libraries.table import VARIABLE, choose
 
     chosen = [library.name for library in choose(session.posargs) if library.lock == lock]
     if not chosen:
-        session.skip("none of the libraries is in this set")
+        session.skip("no chosen library is in this lock file")
     install(session, lock)
-    # The warnings are those of the libraries.
+    # The libraries cause warnings that we cannot fix.
     pytest = ["pytest", "-W", "ignore", "--durations=3", "tests/libraries"]
-    # `make test` holds the page to what is written in it.
+    # `make test` compares docs/libraries.md with the stored results, so this test is skipped here.
     session.run(*pytest, "--ignore=tests/libraries/test_page.py", env={VARIABLE: " ".join(chosen)})
 
 
 @nox.session
 def browsers(session: nox.Session) -> None:
-    """Run the pages and the demo in a real Chromium."""
+    """Test the pages, the button and the demo in Chromium."""
     install(session, "browsers")
-    # One browser for each core: four tests at a time on two cores would wait for each other.
+    # Run one browser per core. More of them would only slow each other down.
     jobs = os.environ.get("JOBS", str(os.cpu_count() or 1))
     session.run("pytest", "-n", jobs, "--durations=5", "tests/browsers", *session.posargs)
 
 
 def install(session: nox.Session, name: str) -> None:
-    """Install a locked set and this project, as the targets of the Makefile do."""
+    """Install a lock file and this project, like the targets of the Makefile."""
     place = ["--uv", session.virtualenv.location]
     session.run(sys.executable, "requirements/install.py", name, *place, external=True)

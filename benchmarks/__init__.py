@@ -1,4 +1,4 @@
-"""What Wattfare's middleware and service cost, next to what can be had without them.
+"""Measures the cost of Wattfare's middleware and service, compared with servers without them.
 
-``python -m benchmarks`` runs every row of the table in RESULTS.md; see README.md.
+``python -m benchmarks`` runs all rows of RESULTS.md. See README.md.
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run the rows, print what they give, write RESULTS.md."""
+"""``python -m benchmarks``: runs the rows, prints their results and writes RESULTS.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> int:
     allow_many_files()
     names = options.only or list(ROWS)
     if options.quick:
-        # No time is judged, so that two may run at once.
+        # Times are not judged, so two rows may run at once.
         with ThreadPoolExecutor(2) as pool:
             failed = sum(not works for works in pool.map(_works, names))
         return 1 if failed else 0
@@ -29,7 +29,7 @@ def main() -> int:
         bench = _measure(name, options)
         failed += bench is None
         missed += bench is not None and sum(f.reached is False for f in bench.findings)
-    print(f"{missed} not reached, {failed} failed")
+    print(f"{missed} goals not reached, {failed} rows failed")
     report.write(list(ROWS))
     return 1 if failed else 0
 
@@ -51,7 +51,7 @@ def _measure(name: str, options: argparse.Namespace) -> Bench | None:
     row = ROWS[name]
     print(f"{name} …", flush=True)
     if row.needs_wrk and not tools.has("wrk"):
-        print("  FAILED: wrk is not there (Debian: apt-get install wrk)")
+        print("  FAILED: wrk is not installed. On Debian, type: apt-get install wrk")
         return None
     bench = Bench(
         rounds=options.rounds,
@@ -73,15 +73,21 @@ def _measure(name: str, options: argparse.Namespace) -> Bench | None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument(
-        "--quick", action="store_true", help="see that every row works; judge no time, keep nothing"
+        "--quick",
+        action="store_true",
+        help="check that the rows work; judge no times and store nothing",
     )
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), metavar="ROW", help="these rows")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=2, help="of load, each time")
     parser.add_argument(
-        "--keep-counts", action="store_true", help="the instruction counts of now are those to keep"
+        "--only", nargs="+", choices=list(ROWS), metavar="ROW", help="run only these"
     )
-    parser.add_argument("--list", action="store_true", help="name the rows, and do no more")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument(
+        "--seconds", type=float, default=2, help="how long each load lasts, in seconds"
+    )
+    parser.add_argument(
+        "--keep-counts", action="store_true", help="store the new instruction counts in counts.json"
+    )
+    parser.add_argument("--list", action="store_true", help="list the rows and exit")
     options = parser.parse_args()
     if options.list:
         for name, row in ROWS.items():

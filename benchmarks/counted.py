@@ -1,5 +1,5 @@
-"""``python -m benchmarks.counted WHAT TIMES BARE``: runs something so often, and what it is to be
-compared with so often; :mod:`.harness.counts` has callgrind count the instructions."""
+"""``python -m benchmarks.counted WHAT TIMES BARE``: runs a case TIMES times, and then its baseline
+BARE times. :mod:`.harness.counts` runs this under callgrind, which counts the instructions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .upstream import answers
 
 
 class _Answer:
-    """The service's, which is here at once."""
+    """The service's answer, which is available at once."""
 
     status = 200
 
@@ -32,7 +32,8 @@ class _Answer:
 
 
 def _gate(*, stream: bool) -> Callable[[], None]:
-    """The gate on one fixed inference request; what it asks for is there at once."""
+    """The gate, for one fixed inference request. The result of each command is available at
+    once."""
     gate = ours_around(asgi.hello)._gate
     body = chat(stream=stream)
     headers = [
@@ -74,14 +75,20 @@ def _nothing() -> None:
 
 Call = Callable[[], None]
 
-#: What is counted, and what is taken from it.
+#: Each case and its baseline, whose instructions are subtracted.
 WHAT: dict[str, Callable[[], tuple[Call, Call]]] = {
-    "not ours, ASGI": lambda: (asgi_call(ours_around(asgi.hello)), asgi_call(asgi.hello)),
-    "not ours, WSGI": lambda: (wsgi_call(ours_around(wsgi.hello)), wsgi_call(wsgi.hello)),
+    "the app's other paths, ASGI": lambda: (
+        asgi_call(ours_around(asgi.hello)),
+        asgi_call(asgi.hello),
+    ),
+    "the app's other paths, WSGI": lambda: (
+        wsgi_call(ours_around(wsgi.hello)),
+        wsgi_call(wsgi.hello),
+    ),
     "the gate, JSON": lambda: (_gate(stream=False), _nothing),
     "the gate, a stream of 100 chunks": lambda: (_gate(stream=True), _nothing),
 }
-#: Calls before the counting: what is done once, and what Python learns of its own code.
+#: Calls before the counted ones: for work that is done once, and for Python's adaptive interpreter.
 _WARM_UP = 20
 
 if __name__ == "__main__":

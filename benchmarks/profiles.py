@@ -1,7 +1,7 @@
-"""``python -m benchmarks.profiles``: where the time goes under load, by py-spy, as text.
+"""``python -m benchmarks.profiles``: profiles servers under load with py-spy.
 
-Writes ``profiles/NAME.txt``: the functions by their own time and by all that they call, as shares
-of the samples in which a thread ran.
+Writes ``profiles/NAME.txt``: the share of each function in the samples, for the function alone and
+with all functions that it calls. Samples of waiting threads are left out.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def profile(name: str) -> str:
                 "--output",
                 file.name,
             ]
-            if name.startswith("wsgi"):  # of threads that wait for each other, the one that runs
+            if name.startswith("wsgi"):  # count only the thread that holds the GIL
                 command.append("--gil")
             spy = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
             subprocess.run(spy, check=True, capture_output=True, timeout=120)
@@ -114,7 +114,7 @@ def _text(name: str, stacks: list[str]) -> str:
         for each in set(names):
             all_in[each] += count
     total = own.total()
-    # What starts a process or a thread stands in every stack and tells nothing.
+    # Functions that start a process or a thread are in every stack.
     all_in = collections.Counter({f: n for f, n in all_in.items() if _package(f) not in _FRAME})
     parts = [f"{name}: {total} samples in {_SECONDS} s"]
     for title, counter in (
@@ -130,12 +130,12 @@ def _text(name: str, stacks: list[str]) -> str:
 def _package(function: str) -> str:
     path = function.rpartition("(")[2].rstrip(")")
     top, _, rest = path.partition("/")
-    # Our own by module.
+    # Our own functions are grouped by module.
     return path if top == "wattfare_mw" else top if rest else "built in"
 
 
 def _function(frame: str) -> str:
-    """Without the line, and without where the packages are."""
+    """The name of a function and its file, without the line and the path of the environment."""
     name, _, place = frame.partition(" (")
     path = place.rpartition(":")[0] or place.rstrip(")")
     return f"{name} ({path.rpartition('site-packages/')[2]})"

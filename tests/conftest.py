@@ -64,7 +64,7 @@ SLOW = {
 }
 SLOW |= {"test_django", "test_django_recipes", "test_django_servers"}
 SLOW |= {"test_dev", "test_doctor", "test_quickstart"}
-SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silence"}
+SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silent_streams"}
 
 
 # -- one run, in one process or several
@@ -135,7 +135,6 @@ def pytest_collection() -> Generator[None]:
     try:
         return (yield)
     finally:
-        gc.collect()
         gc.freeze()
         gc.enable()
 
@@ -241,7 +240,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def _quiet_root_logger() -> None:
     """Resets the logging that a framework configures for its app, so that it does not affect later
     tests."""
-    logging.getLogger().setLevel(logging.WARNING)
+    root = logging.getLogger()
+    if root.level != logging.WARNING:  # setting it clears a cache of each logger
+        root.setLevel(logging.WARNING)
 
 
 @pytest.hookimpl(wrapper=True)

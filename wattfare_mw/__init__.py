@@ -1,6 +1,6 @@
-"""Wattfare for Python: the users of a web app pay for their own AI calls.
+"""Wattfare for Python. The users of a web app pay for their own AI calls.
 
-This module re-exports the public names. Each part is loaded when one of its names is first used.
+This module has the public names. Each is imported from its module on first use.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Private: describes the middleware's paths for OpenAPI documents. Each adapter writes the
-description in the form of its framework."""
+"""Private: describes the middleware's paths for OpenAPI documents. Each adapter converts the
+description for its framework."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
-#: The errors of a request that spends a user's budget, by status.
+#: Descriptions of the errors of a request that spends a user's budget, by status.
 ERROR_DESCRIPTIONS: Mapping[int, str] = MappingProxyType(
     {
         401: "No user is signed in.",
@@ -61,7 +61,7 @@ def json_fields(struct: type[msgspec.Struct]) -> dict[str, JsonField]:
 
 def _kind_of(hint: Any) -> tuple[type[Any], bool]:
     parts = get_args(hint)
-    if parts:  # an optional one
+    if parts:  # a union with None
         (only,) = (part for part in parts if part is not NoneType)
         return _kind_of(only)[0], True
     return float if issubclass(hint, Decimal) else hint, False

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class AppFunction:
-    """One of the app's functions. Whether it is async is determined once, not at each call."""
+    """One of the app's functions. Whether it is async is determined once, not for each call."""
 
     __slots__ = ("_function", "is_async")
 
@@ -38,12 +38,12 @@ class AppFunction:
             return threads.spawn(copy_context().run, _Outcome, result).get().get()
         if not _on_event_loop():
             return async_to_sync(_awaited)(result)
-        # In an async view of a sync framework: its event loop is busy, because it waits for us.
+        # This is an async view of a sync framework. Its event loop is blocked until we return.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(copy_context().run, asyncio.run, _awaited(result)).result()
 
     def call_as_it_is(self, *args: Any) -> Any:
-        """Call it here. If it is async, the caller must await the result."""
+        """Call it in this thread. If it is async, the caller must await the result."""
         return self._function(*args)
 
     def call_async(self, *args: Any) -> Awaitable[Any]:
@@ -61,9 +61,10 @@ def _on_event_loop() -> bool:
 
 
 def _gevent_threads() -> Any:
-    """Real threads for a process in which gevent has replaced threads by greenlets; else None.
+    """A pool of real threads, if gevent has replaced threads by greenlets in this process.
+    Otherwise None.
 
-    A greenlet that waits for one of these threads lets the other greenlets run.
+    While a greenlet waits for one of these threads, other greenlets run.
     """
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):
@@ -73,12 +74,12 @@ def _gevent_threads() -> Any:
     if pool is None:
         # Not the hub's own pool: gevent resolves host names there.
         pool = importlib.import_module("gevent.threadpool").ThreadPool(GEVENT_THREADS, hub)
-        setattr(hub, _GEVENT_POOL, pool)  # the pool ends with its hub
+        setattr(hub, _GEVENT_POOL, pool)  # the hub owns the pool
     return pool
 
 
 _GEVENT_POOL = "wattfare_threads"
-#: The most async functions of the app that run at once under gevent.
+#: The maximum number of the app's async functions that run at once under gevent.
 GEVENT_THREADS = 40
 
 
@@ -120,8 +121,8 @@ def adapt_function(function: T, convert: Callable[[Any], Any]) -> T:
     :class:`wattfare_mw.Request`.
 
     Args:
-        function: the app's. If it is not callable, it is returned as it is.
-        convert: makes the framework's request of a :class:`wattfare_mw.Request`.
+        function: the app's function. A value that is not callable is returned unchanged.
+        convert: returns the framework's request for a :class:`wattfare_mw.Request`.
     """
     if not callable(function):
         return function

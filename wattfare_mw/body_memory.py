@@ -1,6 +1,6 @@
 """Private: limits the bytes of large request bodies in one process, in total and for each payer.
 
-A small body does not count, so it is never refused because of large ones.
+Small bodies are not counted, so large bodies never cause a small one to be refused.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Self
 from .errors import WattfareError
 from .offload import LARGE_BODY
 
-#: The most bytes of large bodies in one process, and of one payer in it.
+#: The maximum bytes of all large bodies in a process, and of one payer's large bodies.
 MAX_BYTES = 256 * 2**20
 MAX_PAYER_BYTES = 64 * 2**20
-#: How long a client should wait if there is no room, in seconds.
+#: How long a refused client should wait, in seconds.
 RETRY_SECONDS = 2
 
 
 class BodyMemory:
-    """Counts the bytes in memory. Threads may share one."""
+    """Counts the bytes of large bodies in memory. It is thread-safe."""
 
     def __init__(self, limit: int = MAX_BYTES, payer_limit: int = MAX_PAYER_BYTES) -> None:
         self._limit = limit
@@ -30,11 +30,11 @@ class BodyMemory:
         self._payers: dict[Hashable, int] = {}
 
     def claim(self, payer: Hashable) -> BodyClaim:
-        """A claim on memory for one body of this payer. Use it in a ``with`` block."""
+        """Create a claim for one body of this payer. Use it in a ``with`` block."""
         return BodyClaim(self, payer)
 
     def __deepcopy__(self, _memo: object) -> BodyMemory:
-        return BodyMemory(self._limit, self._payer_limit)  # a copy has no bodies
+        return BodyMemory(self._limit, self._payer_limit)  # a copy starts without bodies
 
     def take(self, payer: Hashable, size: int) -> None:
         with self._lock:
@@ -60,7 +60,7 @@ class BodyMemory:
 
 
 class BodyClaim:
-    """The memory that one body takes, until the end of its ``with`` block."""
+    """The memory of one body. The end of the ``with`` block releases it."""
 
     __slots__ = ("_memory", "_payer", "_size")
 

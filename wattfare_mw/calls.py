@@ -1,5 +1,5 @@
-"""Private: each call of the service's API as a value: how to write its request, and how to read its
-answer. No I/O."""
+"""Private: the calls of the service's API as values. A call knows how to write its request and how
+to read its answer. No I/O."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 DEFAULT_BASE_URL = "https://wattfare.com"
 USER_AGENT = "wattfare-mw-python"
-# Characters that a header may have unescaped: 0x21-0x7E without "%", which marks an escape.
+# The characters that need no escape in a header: 0x21-0x7E, except "%", which starts an escape.
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 #: Printable ASCII that must be escaped.
 _ESCAPED = frozenset(" %")
@@ -62,10 +62,10 @@ class Timeout(msgspec.Struct, frozen=True):
     """How long to wait, in seconds. None waits forever.
 
     Args:
-        connect: for a connection to be made.
+        connect: for a new connection.
         read: for an answer to ``status``, ``create_session`` and ``models``.
-        inference: for each silence of an inference call: before its first token, which can take
-            minutes, and between two tokens. The whole answer has no limit.
+        inference: for each pause in the answer to an inference call. The pause before the first
+            token can take minutes. The whole answer has no time limit.
     """
 
     connect: float | None = 5.0
@@ -77,11 +77,11 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """A call, and how to read its answer.
 
     Attributes:
-        path: below ``/api/v1``.
-        read: makes the result of the status and the body of a 2xx answer.
+        path: the path, relative to ``/api/v1``.
+        read: converts the status and the body of a 2xx answer to the result.
         repeatable: True if a second attempt bills nothing.
-        inference: True if the answer may take minutes.
-        credential: replaces the secret key in this call.
+        inference: True for an inference call, which may take minutes.
+        credential: the credential to send instead of the secret key.
     """
 
     method: str
@@ -94,7 +94,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, gc=False):
     credential: str | None = None
 
 
-# -- who pays
+# -- the payer
 
 
 class Payer(msgspec.Struct, frozen=True, gc=False):
@@ -105,14 +105,14 @@ class Payer(msgspec.Struct, frozen=True, gc=False):
 
 
 def payer_of(user_id: str) -> Payer:
-    """The user with this checked id."""
+    """The payer for a user id that is already checked."""
     if not (user_id.isascii() and user_id.isprintable() and _ESCAPED.isdisjoint(user_id)):
         user_id = quote(user_id, safe=_HEADER_SAFE)
     return Payer(USER_HEADER, user_id)
 
 
 def grant_payer(grant_token: str) -> Payer:
-    """The one-time grant with this token.
+    """The payer for a one-time grant.
 
     Raises:
         WattfareGrantError: the token is invalid.
@@ -134,7 +134,7 @@ def create_session(
     request_limit: LimitLike | SessionRequest = None,
     account_label: str | None = None,
 ) -> Call[CreatedSession]:
-    """Create a session token for this user's browser, which asks for this cap."""
+    """Create a session token that asks for this cap, for the user's browser."""
     body: dict[str, Any] = {"appUserId": user_id_text(user_id)}
     limit = session_request(request_limit).request_limit
     if limit is not None:
@@ -152,7 +152,7 @@ def create_session(
 
 
 def session_request(request_limit: object) -> SessionRequest:
-    """The cap that an app asks for, in its wire shape.
+    """The cap that an app asks for, as the protocol's object.
 
     Raises:
         WattfareError: ``invalid_request``; it is not a valid cap.
@@ -182,7 +182,7 @@ def status(user_id: str) -> Call[ConnectionStatus]:
 
 
 def models() -> Call[bytes]:
-    """The models that the service offers, as it lists them."""
+    """The service's list of models."""
     return Call("GET", "/models", _as_it_is, repeatable=True)
 
 
@@ -196,7 +196,7 @@ def chat_completion(
     on_low_budget: OnLowBudget = "lower",
     wait: float = 0,
 ) -> Callable[[Payer], Call[Completion]]:
-    """A call of ``model`` with a prompt or with messages, as a function of the payer.
+    """A call of ``model`` with a prompt or with messages. Returns a function that takes the payer.
 
     Raises:
         TypeError: both or neither are passed, or a parameter cannot be converted to JSON.
@@ -210,7 +210,7 @@ def chat_completion(
     body: dict[str, Any] = {"model": model, "messages": messages, **params}
     if stream:
         body["stream"] = True
-        # Without it, the cost of the stream would stay unknown.
+        # Without this option, the stream would not report its cost.
         body.setdefault("stream_options", {"include_usage": True})
     headers = {
         "content-type": "application/json",
@@ -224,7 +224,7 @@ def chat_completion(
 
 
 def relayed_completion(payer: Payer, body: bytes, headers: Mapping[str, str]) -> Call[Completion]:
-    """A call of a model with an existing body and headers."""
+    """An inference call with an existing body and existing headers."""
     return Call(
         "POST",
         "/chat/completions",
@@ -253,11 +253,11 @@ def _as_it_is(_status: int, body: bytes) -> bytes:
     return body
 
 
-# -- making them: what a flow asks of its driver
+# -- making the calls: the commands of a flow to its driver
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """Send this request. The result is the answer, whose body is not read yet."""
+    """Send this request. The result is the answer with an unread body."""
 
     request: HTTPRequest
 
@@ -285,12 +285,12 @@ _ALWAYS = {
 class _Known:
     """What a client knows about its service."""
 
-    #: False if it refuses account labels.
+    #: False if the service refuses account labels.
     labels = True
 
 
 class Caller:
-    """The flows of the calls that an app makes with its secret key.
+    """The flows of an app's calls with its secret key.
 
     Raises:
         WattfareAuthError: the key is not a secret key.
@@ -322,14 +322,14 @@ class Caller:
         self._known = _Known()
 
     def in_request(self) -> Self:
-        """The same service, for calls inside a request to the app, which must not block a worker
-        while they wait for a second try. See :func:`.retries.retry_delay`."""
-        impatient = copy.copy(self)
-        impatient._in_request = True
-        return impatient
+        """A copy for calls inside a request to the app. Such a call must not block a worker of the
+        app for long, so it is retried only once and soon. See :func:`.retries.retry_delay`."""
+        copied = copy.copy(self)
+        copied._in_request = True
+        return copied
 
     def named(self, error: WattfareNetworkError) -> WattfareNetworkError:
-        """The error, and the service's address in its message if the service was not reached."""
+        """Add the service's address to the message, if the service could not be reached."""
         return error.named(self._service, self._advice)
 
     def request(self, call: Call[Any]) -> HTTPRequest:
@@ -361,7 +361,7 @@ class Caller:
         request_limit: LimitLike | SessionRequest = None,
         account_label: str | None = None,
     ) -> Flow[CreatedSession]:
-        """Create a session token. A service that refuses account labels gets none."""
+        """Create a session token, without the account label if the service refuses labels."""
         if account_label is not None:
             account_label = readable_label(account_label)
         if account_label is not None and self._known.labels:
@@ -384,10 +384,10 @@ class Caller:
         yield from self.fetch(revoke(session.token))
 
     def open(self, call: Call[Any]) -> Flow[Any]:
-        """Make the call. The result is a successful answer, whose body is not read yet.
+        """Make the call. The result is a successful answer with an unread body.
 
         Raises:
-            WattfareError: the answer is an error, or there is none.
+            WattfareError: the answer is an error, or there is no answer.
         """
         return self._attempts(call, keep_open=True)
 
@@ -404,15 +404,17 @@ class Caller:
                 body = yield Read(answer)
                 if success:
                     return answer.status, body
-                # The message may repeat the refused key, and our errors reach browsers.
+                # The answer may repeat the refused key, and the app may send our error to a
+                # browser.
                 for secret in filter(None, (self.secret_key, call.credential)):
                     body = body.replace(secret.encode(), "…".encode())
                 failure = error_from_answer(answer.status, body, answer.headers)
                 if isinstance(failure, WattfareAuthError):
                     # Only a traceback shows a note. A browser gets the message.
                     failure.add_note(
-                        f"The key was sent to {self._service}. Is it a key of this service? Check"
-                        " WATTFARE_SECRET_KEY and WATTFARE_BASE_URL, or type: wattfare doctor"
+                        f"The key was sent to {self._service}. If this is not the service that"
+                        " issued the key, correct WATTFARE_SECRET_KEY or WATTFARE_BASE_URL. To"
+                        " check both, type: wattfare doctor"
                     )
             except WattfareNetworkError as error:
                 failure = self.named(error)
@@ -432,7 +434,7 @@ class Caller:
 
 
 def _advice(base_url: str, host: str) -> str:
-    """The advice in the error if the service cannot be reached."""
+    """The advice in the error for a service that cannot be reached."""
     if base_url == DEFAULT_BASE_URL:
         return (
             "To use your own service, set WATTFARE_BASE_URL, for example to http://127.0.0.1:8787."

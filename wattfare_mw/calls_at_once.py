@@ -1,5 +1,5 @@
-"""Private: limits how many calls of one payer run at once in this process. The middleware and the
-service share this rule."""
+"""Private: limits how many calls of one payer run at once in this process. Both the middleware and
+the service use it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Hashable
 
 from .errors import WattfareRateLimitError
 
-#: How long a refused client should wait, in seconds. Calls can end at any moment.
+#: How long a refused client should wait, in seconds. A running call can end at any moment.
 RETRY_SECONDS = 1
 
 
 class CallsAtOnce:
-    """Counts the running calls of each key. Threads may share it. A key without calls takes no
+    """Counts the running calls of each key. It is thread-safe. A key without running calls uses no
     memory.
 
     Args:
-        most: the most calls of one key at once.
-        refusal: the error message for one call too many.
+        most: the maximum number of running calls per key.
+        refusal: the error message for a call above this limit.
     """
 
     def __init__(self, most: int, refusal: str) -> None:
@@ -28,10 +28,10 @@ class CallsAtOnce:
         self._lock = threading.Lock()
 
     def __deepcopy__(self, _memo: object) -> CallsAtOnce:
-        return CallsAtOnce(self._most, self._refusal)  # a copy has no calls
+        return CallsAtOnce(self._most, self._refusal)  # a copy starts without calls
 
     def hold(self, key: Hashable) -> Slot:
-        """Count a call, until its slot is released.
+        """Count a call until its slot is released.
 
         Raises:
             WattfareRateLimitError: 429; this key has reached its limit.
@@ -53,7 +53,7 @@ class CallsAtOnce:
         raise WattfareRateLimitError(self._refusal, retry_after=RETRY_SECONDS)
 
     def remove(self, key: Hashable) -> None:
-        """End a call that :meth:`add` has counted."""
+        """Stop counting a call that :meth:`add` has counted."""
         with self._lock:
             count = self._counts[key] - 1
             if count:
@@ -70,9 +70,9 @@ class Slot:
     def __init__(self, calls: CallsAtOnce, key: Hashable) -> None:
         self._calls = calls
         self._key = key
-        self._held = threading.Lock()  # acquired by the thread that ends the call first
+        self._held = threading.Lock()  # the first thread that ends the call acquires this
 
     def release(self) -> None:
-        """End the call. A second time changes nothing."""
+        """Stop counting the call. Further calls of this method do nothing."""
         if self._held.acquire(blocking=False):
             self._calls.remove(self._key)

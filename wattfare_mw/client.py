@@ -1,5 +1,5 @@
-"""Private: ``Wattfare`` and ``AsyncWattfare``: the drivers of :mod:`.calls`. Each method has a twin
-with ``await``."""
+"""Private: the clients ``Wattfare`` and ``AsyncWattfare``. They run the flows of :mod:`.calls`.
+Each sync method has an async version."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class _Runner(Generic[TransportT]):
 
     def in_request(self) -> Self:
         """A copy for calls inside a request to the app. It shares the connections."""
-        impatient = copy.copy(self)
-        impatient.caller = self.caller.in_request()
-        return impatient
+        copied = copy.copy(self)
+        copied.caller = self.caller.in_request()
+        return copied
 
 
 class SyncRunner(_Runner[Transport]):
@@ -108,7 +108,7 @@ class AsyncRunner(_Runner[AsyncTransport]):
         return await self.run(self.caller.open(call))
 
     async def run(self, flow: Flow[T]) -> T:
-        running_loop()  # if there is no event loop, say so before any other error
+        running_loop()  # report a missing event loop before any other error
         return await run_async(flow, self.perform)
 
     def perform(self, command: Any) -> Awaitable[Any]:
@@ -150,12 +150,12 @@ class _Client(Generic[TransportT, HTTPClientT, RunnerT]):
         """
         Args:
             secret_key: ``sk_live_…`` or ``sk_test_…``. Defaults to ``WATTFARE_SECRET_KEY``.
-            base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``, then to Wattfare's
-                own.
-            http_client: the HTTP client to use for every call, or a function that makes one; see
-                ``docs/client.md``. You close a client that you pass.
-            timeout: a :class:`Timeout`, or seconds for its ``connect`` and ``read``.
-            max_retries: how often to retry a call that is safe to repeat.
+            base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``, and without it to
+                the address of Wattfare's own service.
+            http_client: the HTTP client for all calls, or a function that creates one. See
+                ``docs/client.md``. If you pass a client, you must close it.
+            timeout: a :class:`Timeout`, or a number of seconds for its ``connect`` and ``read``.
+            max_retries: the maximum number of retries of a call that is safe to repeat.
 
         Raises:
             WattfareAuthError: the secret key is missing or invalid.
@@ -179,20 +179,20 @@ class _Client(Generic[TransportT, HTTPClientT, RunnerT]):
         return self._runner.caller.base_url
 
     def __repr__(self) -> str:
-        # A traceback may show an object whose `__init__` failed.
+        # A traceback may show an object whose `__init__` has failed.
         runner = getattr(self, "_runner", None)
         return f"{type(self).__name__}(base_url={runner and runner.caller.base_url!r})"
 
 
 class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
-    """The client for an app's backend. Use it in a ``with`` block or ``close()`` it; threads and
-    forked workers may share one."""
+    """The client for an app's backend. Use it in a ``with`` block, or close it. Threads and forked
+    workers can share one client."""
 
     _make_transport = staticmethod(sync_transport)
     _make_runner = SyncRunner
 
     def user(self, user_id: UserId) -> User:
-        """A handle for one user, by the app's own id: a string, an int or a UUID. Sends no request.
+        """A handle for one user. Sends no request.
 
         Raises:
             WattfareError: ``invalid_request``; the id is invalid.
@@ -219,13 +219,14 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
 
         Args:
             user_id: the app's own id of the user.
-            request_limit: the monthly cap to ask for, in USD. With None, the user chooses it.
+            request_limit: the monthly cap to ask for, in USD. If None, the payer chooses the cap.
             account_label: the name of the user's account at the app, such as ``"ann@example.com"``.
                 The service shows it to the payer. If the service refuses labels, the session is
                 created without one.
 
         Raises:
-            WattfareError: for example ``invalid_request`` for an invalid cap, or ``rate_limited``.
+            WattfareError: the call failed. For example, the code is ``invalid_request`` for an
+                invalid cap.
         """
         return self._runner.run(
             self._runner.caller.create_session(user_id, request_limit, account_label)
@@ -241,19 +242,21 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
         let_through: LetThrough = (),
         app_cors: FindAppCors | None = None,
     ) -> Callable[[Request], Response]:
-        """A token route for any framework: pass it a :class:`Request`, and send the
-        :class:`Response`. It raises only the exceptions in ``let_through``.
+        """Create a token route for any framework. The result is a function that takes a
+        :class:`Request` and returns a :class:`Response`. It raises only the exceptions in
+        ``let_through``.
 
         Args:
-            resolve_user: returns the id of the user who makes the request. None answers 401.
+            resolve_user: returns the id of the user who makes the request. If it returns None, the
+                response is a 401.
             request_limit: the monthly cap to ask for, in USD, or a function of the request that
                 returns it.
             account_label: the name of the user's account at the app, or a function of the request
                 that returns it.
-            allowed_origins: origins of other sites whose pages may call it.
-            let_through: exceptions that the functions above may raise, and that your framework
-                answers itself.
-            app_cors: returns what the app's own CORS middleware allows. Only adapters need it.
+            allowed_origins: origins of other sites whose pages may call the route.
+            let_through: exceptions of the functions above that your framework converts to
+                responses.
+            app_cors: returns what the app's own CORS middleware allows. Only adapters use it.
         """
         origins = Origins(allowed_origins, app_cors)
         token_route = TokenRoute(
@@ -285,8 +288,8 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
 
 
 class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
-    """:class:`Wattfare` for asyncio. Use it in an ``async with`` block, or ``await aclose()``. Each
-    event loop has its own connections."""
+    """:class:`Wattfare` for asyncio. Use it in an ``async with`` block, or call ``await
+    client.aclose()``. Each event loop has its own connections."""
 
     _make_transport = staticmethod(async_transport)
     _make_runner = AsyncRunner
@@ -322,7 +325,7 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
         let_through: LetThrough = (),
         app_cors: FindAppCors | None = None,
     ) -> Callable[[Request], Awaitable[Response]]:
-        """See :meth:`Wattfare.session_handler`. Await the handler."""
+        """See :meth:`Wattfare.session_handler`. The returned function is async."""
         origins = Origins(allowed_origins, app_cors)
         token_route = TokenRoute(
             self._runner.caller, resolve_user, request_limit, account_label, origins
@@ -359,12 +362,12 @@ def client_for(
     secret_key: str | None = None,
     base_url: str | None = None,
 ) -> tuple[C, bool]:
-    """A client of this kind, and True if the caller must close it. A ``client`` of this kind is
-    returned as it is. For a ``client`` of the other kind, a new client with the same settings is
-    created.
+    """Return a client of this kind, and True if the caller must close it. A ``client`` of this kind
+    is returned unchanged. For a ``client`` of the other kind, create a client with the same
+    settings.
 
     Raises:
-        TypeError: ``client`` is not a client, or a key or a URL is passed with it.
+        TypeError: ``client`` is not a client, or a key or a URL was passed, too.
         WattfareAuthError: there is no secret key.
     """
     if client is None:
@@ -388,12 +391,12 @@ def client_for(
 
 
 def runner_of(client: Wattfare | AsyncWattfare) -> Any:
-    """The object that makes the calls of a client. Other modules of the package use it."""
+    """The object that makes the calls of a client. For other modules of this package."""
     return client._runner  # pyright: ignore[reportPrivateUsage]
 
 
 def in_request(client: C) -> C:
     """A copy of the client for calls inside a request to the app. It shares the connections."""
-    impatient = copy.copy(client)
-    vars(impatient)["_runner"] = runner_of(client).in_request()
-    return impatient
+    copied = copy.copy(client)
+    vars(copied)["_runner"] = runner_of(client).in_request()
+    return copied

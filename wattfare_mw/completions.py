@@ -1,4 +1,4 @@
-"""Private: reads the answers of models, whole or as the chunks of a stream. No I/O."""
+"""Private: parses the answers of models, both whole answers and streams. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .types import TokenUsage, decode, decode_raw, exact
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A tool call of the model; ``arguments`` is its JSON text."""
+    """A tool call of the model. ``arguments`` is JSON text."""
 
     id: str
     name: str
@@ -27,15 +27,15 @@ _NULL = msgspec.Raw(b"null")
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """A model's whole answer.
+    """A model's complete answer.
 
     Attributes:
-        text: the text of the first choice; empty if the model only called tools.
+        text: the text of the first choice. Empty if the model only called tools.
         tool_calls: the tool calls of the first choice.
         finish_reason: why the answer ended: ``"stop"``, ``"length"``, ``"tool_calls"``, ….
-        usage: the tokens used; None if the provider does not report them.
-        cost_usd: what the user was billed, in USD; None if the service does not report it.
-        raw: the whole answer as received, with all its fields.
+        usage: the tokens of the call. None if the provider does not report them.
+        cost_usd: the billed cost, in USD. None if the service does not report it.
+        raw: the received answer, with all its fields.
     """
 
     text: str
@@ -52,12 +52,12 @@ class Chunk(msgspec.Struct, frozen=True):
     """A piece of a streamed answer.
 
     Attributes:
-        text: its new text; often empty.
-        tool_calls: tool calls that are complete with this chunk; never a part of one.
-        finish_reason: set on the last chunk with a part of the answer.
-        usage: the tokens used, on the chunk that reports them.
-        cost_usd: what the user was billed, in USD, on the same chunk.
-        raw: the whole chunk as received.
+        text: the new text. It is often empty.
+        tool_calls: the tool calls that this chunk completes. Incomplete tool calls are not in it.
+        finish_reason: why the answer ended. Only the last chunk of the answer has it.
+        usage: the tokens of the call. Only the chunk that reports them has it.
+        cost_usd: the billed cost, in USD. The same chunk has it.
+        raw: the received chunk, with all its fields.
     """
 
     text: str
@@ -68,7 +68,7 @@ class Chunk(msgspec.Struct, frozen=True):
     raw: dict[str, Any]
 
 
-# -- the fields that are read; everything else stays in `raw`
+# -- the fields that are read; the others are only in `raw`
 
 
 class _Metered(msgspec.Struct):
@@ -89,8 +89,8 @@ class Metering(msgspec.Struct, frozen=True):
 
 
 def metering(body: bytes) -> Metering:
-    """The usage and the cost in a JSON body. An invalid value counts as not reported, because the
-    answer was paid for and must not be lost.
+    """The usage and the cost in a JSON body. An invalid value is ignored, because the answer was
+    paid for and must not be lost.
 
     Raises:
         msgspec.DecodeError: it is not JSON.
@@ -110,7 +110,7 @@ def usage_in(body: bytes) -> bytes:
         return _NULL
     if found.usage != _NULL:
         return found.usage
-    # Some providers report it elsewhere: Groq under its own name, Moonshot in a choice.
+    # Some providers report the usage elsewhere: Groq under its own name, Moonshot in a choice.
     with suppress(msgspec.ValidationError):
         if (usage := decode(_OfChoice, found.x_groq).usage) != _NULL:
             return usage
@@ -122,7 +122,7 @@ def usage_in(body: bytes) -> bytes:
 
 
 def read_usage(reported: bytes) -> Metering:
-    """Read the result of :func:`usage_in`. A value that cannot be true counts as not reported."""
+    """Read the result of :func:`usage_in`. An impossible value is ignored."""
     try:
         fields = _decode_usage(reported)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -149,7 +149,7 @@ _COUNTS = (
     ("completion_tokens", "output_tokens"),
     ("total_tokens",),
 )
-#: A larger number of tokens is a mistake.
+#: A larger number of tokens is ignored as a mistake.
 _MAX_TOKENS = 10**12
 
 
@@ -166,14 +166,14 @@ def _count_in(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def _cost_in(cost: object) -> Decimal | None:
-    if isinstance(cost, dict):  # Perplexity lists the parts and their total
+    if isinstance(cost, dict):  # Perplexity reports an object with parts and their total
         parts = cast("dict[str, Any]", cost)
         cost = parts.get("total_cost", parts.get("total"))
     return _number(cost)
 
 
 def _number(value: object) -> Decimal | None:
-    """A number, or a number as text: from 0 to 10¹². None for anything else."""
+    """A number from 0 to 10¹², also if it is written as text. None for any other value."""
     try:
         if isinstance(value, str) and len(value) <= _MAX_DIGITS:
             value = Decimal(value)
@@ -186,7 +186,7 @@ _MAX_DIGITS = 100
 
 
 def read_completion(status: int, body: bytes) -> Completion:
-    """Read a whole answer. A field with an unexpected shape is left out, and stays in ``raw``.
+    """Read a complete answer. A field with an unexpected type is only in ``raw``.
 
     Raises:
         WattfareError: the body is an error, or not a completion.
@@ -218,7 +218,7 @@ def read_completion(status: int, body: bytes) -> Completion:
     )
 
 
-# -- one field at a time, so that an unexpected one does not lose the others
+# -- one field at a time, so that an unexpected value does not affect the others
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
-    """The objects in a list. Some providers send one object without its list."""
+    """The objects in a list. Some providers send a single object without a list."""
     if isinstance(value, dict):
         return [cast("dict[str, Any]", value)]
     if not isinstance(value, list):
@@ -236,7 +236,8 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 
 def _name(value: object) -> str | None:
-    """A name, an id or a reason. Some providers use numbers. An empty one counts as missing."""
+    """A name, an id or a reason as text. Some providers send numbers. An empty text counts as
+    missing."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, int) and not isinstance(value, bool):
@@ -290,7 +291,7 @@ class _OpenCall:
         self.may_be_empty = True
         self._texts: list[str] = []
         self._size = 0
-        self._last = ""  # the last text that is not blank
+        self._last = ""  # the last part that is not blank
         self._value: str | None = None
 
     def take(self, id_: str | None, name: str | None, type_: str | None, arguments: object) -> None:
@@ -301,7 +302,7 @@ class _OpenCall:
             self._texts.append(arguments)
             self._size += len(arguments)
             self._last = arguments.rstrip() or self._last
-        elif arguments is not None:  # the whole value, instead of its JSON
+        elif arguments is not None:  # an object, instead of JSON text
             self._value = msgspec.json.encode(arguments).decode()
 
     @property
@@ -314,7 +315,7 @@ class _OpenCall:
     @property
     def has_all(self) -> bool:
         """True if the arguments are a complete object."""
-        # Called for each part of a call whose name is repeated, so it ignores large arguments.
+        # This runs for each part of a call whose name is repeated, so it skips large arguments.
         if self._size > _MOST_LOOKED_AT or not (self._value or self._last.endswith("}")):
             return False
         try:
@@ -324,7 +325,7 @@ class _OpenCall:
 
     @property
     def is_one(self) -> bool:
-        """True if it has a call."""
+        """True if a tool call has begun."""
         return bool(self.arguments.strip() or (self.may_be_empty and (self.id or self.name)))
 
     def whole(self) -> ToolCall:
@@ -336,12 +337,12 @@ _MOST_LOOKED_AT = 2**14
 
 
 class ToolCalls:
-    """Puts tool calls together from the parts that providers send.
+    """Combines the parts of tool calls that providers send.
 
     A new id starts a new call, even if its index is 0, null or absent. A part without an id
-    continues the last call of its index or, without an index, the last call. If a provider sends no
-    ids, a part with a name starts a new call if the arguments so far are complete. ``null`` and
-    ``""`` are padding.
+    continues the last call with the same index. If it has no index either, it continues the last
+    call. If the provider sends no ids, a part with a name starts a new call once the arguments so
+    far are complete. ``null`` and ``""`` are ignored.
     """
 
     def __init__(self) -> None:
@@ -353,7 +354,7 @@ class ToolCalls:
         return bool(self._calls)
 
     def add(self, part: dict[str, Any]) -> None:
-        """Take one item of ``tool_calls``: a whole call, or a part of one."""
+        """Add one item of ``tool_calls``: a whole call or a part."""
         function = _object(part.get("function"))
         index, id_ = _index(part.get("index")), _name(part.get("id"))
         name, arguments = _name(function.get("name")), function.get("arguments")
@@ -361,13 +362,13 @@ class ToolCalls:
         if call is None or self._starts_anew(call, id_, name, arguments):
             repeats = id_ is None and call is not None and call.name == name
             call = self._begin(index)
-            call.may_be_empty = not repeats  # a repeated name starts no new call
+            call.may_be_empty = not repeats  # a repeated name does not start a new call
         call.take(id_, name, _name(part.get("type")), arguments)
         if id_ is not None:
             self._of_id[id_] = call
 
     def finish(self) -> tuple[ToolCall, ...]:
-        """Return the calls so far, in order, and forget them."""
+        """Return the calls so far in order, and start again without calls."""
         calls = [call for call in self._calls if call.is_one]
         calls.sort(key=lambda call: call.index or 0)
         self._calls = []
@@ -403,7 +404,7 @@ class ToolCalls:
 
 
 class StreamReader:
-    """Reads a streamed answer: bytes in, chunks out. Its attributes have the answer so far.
+    """Parses a streamed answer: bytes in, chunks out.
 
     Attributes:
         done: True if the answer is complete.
@@ -427,11 +428,11 @@ class StreamReader:
         return "".join(self._texts)
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
-        """The chunks that are complete with these bytes, one by one. Chunks before an error come
-        first, however the bytes are split.
+        """Yield the chunks that these bytes complete. Chunks before an error are always yielded
+        before it is raised.
 
         Raises:
-            WattfareError: an error event, or an event that does not follow the protocol.
+            WattfareError: the stream has an error event, or an invalid event.
         """
         try:
             block = self._splitter.feed(data)
@@ -442,7 +443,7 @@ class StreamReader:
             yield from self._read(self._splitter.finish())
 
     def end(self) -> Iterator[Chunk]:
-        """Handle the end of the bytes.
+        """Handle the end of the stream.
 
         Raises:
             WattfareError: ``upstream``; the answer is incomplete.
@@ -474,9 +475,7 @@ class StreamReader:
         try:
             raw = decode_raw(data)
         except msgspec.ValidationError:
-            return (
-                None  # such as `data: null`, which some providers send to keep the connection open
-            )
+            return None  # some providers send `data: null` to keep the connection open
         except msgspec.MsgspecError as error:
             if sse.is_ping(event):
                 return None
@@ -488,7 +487,7 @@ class StreamReader:
         for choice in _objects(raw.get("choices")):
             index = choice.get("index")
             if index and _index(index):
-                continue  # only the first choice is typed; all are in `raw`
+                continue  # only the first choice has attributes; all choices are in `raw`
             delta = _object(choice.get("delta"))
             text += _text(delta)
             if "tool_calls" in delta:
@@ -512,4 +511,4 @@ class StreamReader:
 
 
 def _broken(why: str) -> WattfareError:
-    return WattfareError(f"The answer's stream broke off: {why}.", code="upstream", status=502)
+    return WattfareError(f"The stream broke off: {why}.", code="upstream", status=502)

@@ -1,9 +1,9 @@
 """Private: ``current_user`` and ``current_async_user``, the user of the current request.
 
 The middleware puts a :class:`CurrentRequest` for each request into a context variable. Tasks, and
-threads that copy the context, see only that one. It calls ``resolve_user`` when the user is first
-needed. After the request has ended, it returns no user, so code that outlives a request bills no
-user.
+threads that copy the context, see only their own request. A CurrentRequest calls ``resolve_user``
+when the user is first needed. After the request has ended, it has no user, so code that outlives
+the request cannot bill the user.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from .users import CallFunction
 T = TypeVar("T")
 
 _current: ContextVar[CurrentRequest | None] = ContextVar("wattfare_current", default=None)
-#: Held briefly when a request starts to look up its user, and when it ends. It is reentrant,
-#: because a garbage collection while it is held can end another request.
+#: Protects the start of a user lookup and the end of a request. It is reentrant, because a garbage
+#: collection while the lock is held can end another request.
 _lock = threading.RLock()
 
 
 @dataclass(eq=False, slots=True)
 class Driver:
-    """The part of the middleware that a request uses.
+    """The part of the middleware that a CurrentRequest uses.
 
     Attributes:
-        identify: finds the id of the user who makes a request.
-        context_of: the context in which to call ``resolve_user`` under WSGI, if not the present.
+        identify: the flow that finds the id of the user who makes a request.
+        context_of: returns the context in which to call ``resolve_user`` under WSGI. None for the
+            current context.
         sync_client: the client of ``current_user``.
         async_client: the client of ``current_async_user``.
     """
@@ -52,21 +53,22 @@ class Driver:
 
 
 class _InterruptedError(Exception):
-    """The caller of ``resolve_user`` was stopped, so another caller must call it."""
+    """The caller of ``resolve_user`` was interrupted. Another caller must call it again."""
 
 
 class CurrentRequest:
-    """A request to an app. Its user is the current user until it ends.
+    """A request to an app. Its user is the current user until the request ends.
 
     Args:
         driver: the middleware.
-        raw: a scope, an environ, a neutral request, or a function that creates one.
+        raw: a scope, an environ, a :class:`wattfare_mw.Request`, or a function that returns one of
+            these.
         loop: the event loop of the request, if any.
 
     Attributes:
-        context: the context in which ``resolve_user`` finds its framework's variables, if the code
-            that first needs the user runs in another one.
-        has_ended: True if the request has ended. Later code has no current user.
+        context: a context with the framework's variables, which ``resolve_user`` may need. It is
+            set if the code that first needs the user may run in another context.
+        has_ended: True if the request has ended. From then on, there is no current user.
     """
 
     __slots__ = ("_driver", "_loop", "_user_id", "context", "has_ended", "raw")
@@ -91,8 +93,8 @@ class CurrentRequest:
 
     @contextmanager
     def active(self) -> Generator[None]:
-        """A context manager: the code in its block belongs to the request. The request does not end
-        with the block."""
+        """A context manager. The code in its block belongs to the request, but the request does not
+        end with the block."""
         token = _current.set(self)
         try:
             yield
@@ -100,20 +102,21 @@ class CurrentRequest:
             _current.reset(token)
 
     def end(self) -> None:
-        """End the request: the response is complete, or there will be none."""
+        """End the request. Call this when the response is complete, or if there will be no
+        response."""
         with _lock:
             self.has_ended = True
             asked, self._user_id = self._user_id, None
-            # A long-running task keeps this object alive.
+            # A long-running task keeps this object alive, so release what it references.
             self._driver = self._loop = self.raw = self.context = None
         if asked is not None:
             _settle(asked, error=_ended())
 
     def iterate(self, body: Iterable[T]) -> Iterator[T]:
-        """Wrap a streamed body so that its code belongs to the request. The request ends with the
-        body.
+        """Wrap a streamed body, so that the code that creates it belongs to the request. The
+        request ends with the body.
 
-        The server may read it in another thread, and may read other bodies in between.
+        The server may read the body in another thread, and may read other bodies in between.
         """
         return _Body(self, body)
 
@@ -137,7 +140,7 @@ class CurrentRequest:
             finally:
                 self.end()
 
-    # -- who the user is
+    # -- the user
 
     @property
     def driver(self) -> Driver:
@@ -152,7 +155,8 @@ class CurrentRequest:
         return driver
 
     def user_id(self) -> str:
-        """The user's id. The first caller calls ``resolve_user``. Others wait for its result.
+        """The user's id. The first caller calls ``resolve_user``, and other callers wait for its
+        result.
 
         Raises:
             WattfareAuthError: no user is signed in.
@@ -188,17 +192,17 @@ class CurrentRequest:
             if asked is not None:
                 return asked, False
             asked = self._user_id = Future()
-            # If a waiting task is cancelled, this does not cancel it for the others.
+            # So the cancellation of one waiting task does not cancel the future for the others.
             asked.set_running_or_notify_cancel()
             return asked, True
 
     def _ask(self, asked: Future[str]) -> None:
-        """Call ``resolve_user`` here, or on the event loop if it needs that."""
+        """Call ``resolve_user`` here, or on the request's event loop if it must run there."""
         try:
             user_id = run(self.driver.identify(self.raw), self._call)
         except _OnLoopError as error:
             self._ask_on_loop(asked, error.loop)
-        except WattfareCurrentUserError:  # it can still be called in async code
+        except WattfareCurrentUserError:  # async code can still call it later
             self._forget(asked)
             raise
         except Exception as error:
@@ -220,7 +224,7 @@ class CurrentRequest:
             coroutine.close()
             self._forget(asked)
             raise
-        # Keeps a reference to the task while it runs.
+        # Keep a reference to the task while it runs.
         asked.add_done_callback(lambda _asked: task)
 
     async def _answer(self, asked: Future[str]) -> None:
@@ -279,7 +283,7 @@ class _OnLoopError(Exception):
 
 
 def _alone(function: Callable[..., Any], *args: Any) -> Any:
-    # A `resolve_user` that used the current user would wait for itself.
+    # If `resolve_user` used the current user, it would wait for itself.
     token = _current.set(None)
     try:
         return function(*args)
@@ -324,7 +328,7 @@ class _Body:
             if self._parts is None:
                 self._parts = iter(self._body)
             return next(self._parts)
-        except BaseException:  # including its end
+        except BaseException:  # including StopIteration
             self._request.end()
             raise
         finally:
@@ -343,7 +347,8 @@ class _Body:
             self._request.end()
             _current.reset(token)
 
-    # If a server drops the body, its code must not run in the context of another request.
+    # If a server drops the body without closing it, its code must not run in the context of another
+    # request.
     __del__ = close
 
 
@@ -390,7 +395,7 @@ def around_wsgi(driver: Driver, app: Any) -> Any:
             raise
         finally:
             _current.reset(token)
-        # The app's code is done. A server sends a file by itself.
+        # The app's code has run completely. The server sends a file itself.
         if isinstance(body, (list, tuple)) or _is_file(environ, body):
             request.end()
             return body  # pyright: ignore[reportUnknownVariableType]
@@ -418,10 +423,9 @@ def _here() -> CurrentRequest:
     request = _current.get()
     if request is None:
         raise WattfareCurrentUserError(
-            "There is no current user here: this code does not run in a request of an app whose"
-            " WattfareMiddleware has current_user=True. In a request, set current_user=True. In a"
-            " worker, a thread of your own or a script, pass `user` explicitly:"
-            " `user = client.user(user_id)`."
+            "There is no current user here. In a request, set current_user=True for the app's"
+            " WattfareMiddleware. In a worker, in your own thread or in a script, pass a user"
+            " explicitly: `user = client.user(user_id)`."
         )
     if request.has_ended:
         raise _ended()
@@ -430,22 +434,22 @@ def _here() -> CurrentRequest:
 
 def _ended() -> WattfareCurrentUserError:
     return WattfareCurrentUserError(
-        "There is no current user here: the request that started this code has ended."
-        " Pass `user` explicitly to work that goes on after the response:"
-        " `user = current_user.resolve()` in the request."
+        "There is no current user here: the request that started this code has ended. For work"
+        " after the response, get the user in the request with `user = current_user.resolve()`,"
+        " and pass it on."
     )
 
 
 def _would_block() -> WattfareCurrentUserError:
     return WattfareCurrentUserError(
-        "current_user cannot wait here: `resolve_user` runs on the event loop that this code"
-        " blocks. Use current_async_user in asynchronous code, or call this in a thread"
-        " (`await asyncio.to_thread(…)`)."
+        "current_user cannot be used here: it needs the result of `resolve_user`, which runs on"
+        " the event loop that this code blocks. Use current_async_user in async code, or call this"
+        " code in a thread (`await asyncio.to_thread(…)`)."
     )
 
 
 class _CurrentPayer:
-    """The payer of a current user's calls."""
+    """The payer of the current user's calls."""
 
     def __init__(self, request: Callable[[], CurrentRequest]) -> None:
         self._request = request
@@ -480,7 +484,7 @@ class _AsyncPayer(_CurrentPayer):
 
 
 class _Current:
-    """The base of both handles. It uses the current request for everything."""
+    """The base of both handles. It looks up the current request for each operation."""
 
     _name: str
     _Payer: type[_CurrentPayer]
@@ -515,7 +519,7 @@ class CurrentUser(_Current, User):  # pyright: ignore[reportIncompatibleVariable
     _Payer = _SyncPayer
 
     def resolve(self) -> User:
-        """A handle for the user of this request, which also works after the request has ended.
+        """A handle for the user of this request. It also works after the request has ended.
 
         Raises:
             WattfareAuthError: no user is signed in.
@@ -551,8 +555,8 @@ current_user = CurrentUser()
 """The user of the current request: a :class:`~wattfare_mw.User` for sync code.
 
 It needs the middleware option ``current_user=True``. You can create its models and openai clients
-when the app is loaded. They bill the user of each request in which they are used. Outside of a
-request, and after its end, it raises a :class:`~wattfare_mw.WattfareCurrentUserError`.
+when the app is loaded. Each call bills the user of the request in which it is made. Outside of a
+request, and after its end, a call raises a :class:`~wattfare_mw.WattfareCurrentUserError`.
 """
 
 current_async_user = CurrentAsyncUser()

@@ -1,4 +1,4 @@
-"""Private: the HTTP responses to errors, and what the log records of them."""
+"""Private: converts errors to HTTP responses, and logs them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .web import Request, Response, json_response
 logger = get_logger("wattfare_mw")
 
 LetThrough = tuple[type[Exception], ...]
-"""The exceptions that a web framework turns into responses itself, such as ``HTTPException``. If
-one of the app's functions raises them, they go on to the framework."""
+"""The exceptions that a web framework converts to responses itself, such as ``HTTPException``. If
+one of the app's functions raises such an exception, it is passed on to the framework."""
 
 
 class MethodNotAllowedError(WattfareError):
@@ -31,7 +31,7 @@ class MethodNotAllowedError(WattfareError):
 
 
 def refuse_other_methods(request: Request, *allowed: str) -> None:
-    """Raise a :class:`MethodNotAllowedError` for any method but these."""
+    """Raise a :class:`MethodNotAllowedError` if the request has another method."""
     if request.method not in allowed:
         raise MethodNotAllowedError(allowed)
 
@@ -39,8 +39,8 @@ def refuse_other_methods(request: Request, *allowed: str) -> None:
 def respond_to_errors(
     flow: Flow[Any], request_id: str | None = None, let_through: LetThrough = ()
 ) -> Flow[Any]:
-    """Run ``flow``, and turn every error into a response: a WattfareError into its JSON and
-    status, any other exception into a 500 that reveals nothing. The log gets the details. Only
+    """Run ``flow``, and convert each error to a response. A WattfareError becomes its JSON with its
+    status. Any other exception becomes a 500 without details, and the log gets the details. Only
     the exceptions in ``let_through`` are raised."""
     try:
         return (yield from flow)
@@ -58,18 +58,17 @@ def respond_to_errors(
 
 def _internal_error() -> Response:
     return error_response(
-        WattfareError("Something went wrong here. It has been logged.", status=500)
+        WattfareError("The app failed to handle this request. Its log has the details.", status=500)
     )
 
 
 def respond_to_error(error: WattfareError, request_id: str | None = None) -> Response:
-    """The response to an error, and its log line if it needs one. Adapters use it, too, for the
+    """Return the response to an error, and log the error if necessary. Adapters also use it for
     errors that the app's own views raise."""
     if isinstance(error, WattfareAuthError) and not isinstance(error, NotSignedInError):
         logger.error(
-            "Wattfare refused this app's secret key (%s): no user of this app can pay until"
-            " WATTFARE_SECRET_KEY is corrected. `wattfare doctor` says what is wrong."
-            " request_id=%s",
+            "The service refused this app's secret key (%s). Until WATTFARE_SECRET_KEY is"
+            " corrected, all calls fail. To find the cause, type: wattfare doctor. request_id=%s",
             error.status,
             request_id,
         )
@@ -79,7 +78,7 @@ def respond_to_error(error: WattfareError, request_id: str | None = None) -> Res
 
 
 def log_server_error(log: logging.Logger, error: WattfareError, request_id: str | None) -> None:
-    """Log a warning for an error that is answered with a status of 500 or above."""
+    """Log a warning, if the status of the response is 500 or above."""
     if error.http_status >= 500:
         log.warning("%s request_id=%s", describe(error), request_id)
 
@@ -90,12 +89,12 @@ def error_response(error: WattfareError) -> Response:
 
 
 def error_headers(error: WattfareError) -> dict[str, str]:
-    """The headers that every response to this error has, besides its content type."""
+    """The headers of a response to this error, without the content type."""
     headers: dict[str, str] = {}
     if isinstance(error, MethodNotAllowedError):
         headers["allow"] = error.allowed
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
-    if error.http_status == 409:  # the call has been made, and openai's clients would repeat it
+    if error.http_status == 409:  # openai's clients would repeat the call
         headers["x-should-retry"] = "false"
     return headers

@@ -1,5 +1,5 @@
-"""Private: the ``WattfareError`` classes, their JSON form, and helpers that find one inside the
-error of an AI library."""
+"""Private: the ``WattfareError`` classes, their JSON, and functions that find a WattfareError
+inside an AI library's error."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import msgspec
 
 
 class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a budget does not cover a call, as far as this is known.
+    """Why a budget does not cover a call. Each attribute is None if it is unknown.
 
     Attributes:
         needed_usd: the minimum cost of the call, in USD.
-        remaining_usd: the rest of the budget, in USD.
+        remaining_usd: the remaining budget, in USD.
         resets_at: when the budget resets (UTC).
-        limited_by: ``cap``, the user's cap; ``ceiling``, the operator's limit; ``grant``;
-            ``in_flight``, calls that have not ended; or ``funding``, the payer's own key or account
-            at the provider.
+        limited_by: the limit that was reached. ``cap`` is the user's cap, ``ceiling`` the
+            operator's limit, and ``grant`` the grant's amount. ``in_flight``: the user's running
+            calls have reserved the rest of the budget. ``funding``: the payer's own key or account
+            at the provider has reached a limit.
     """
 
     needed_usd: Decimal | None = None
@@ -47,26 +48,27 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
         return fields
 
 
-#: The shortfall of most errors.
+#: The value for all other errors.
 _NO_SHORTFALL = Shortfall()
 
 
 class WattfareError(Exception):
-    """The base of all errors of Wattfare. The subclasses say what to do.
+    """The base of all Wattfare errors. Each subclass calls for a different reaction of the app.
 
     Attributes:
         code: the protocol's code, such as ``"budget_exceeded"``.
         status: the HTTP status of the response; 0 if there was no response.
-        message: for people. It never contains a secret.
-        retry_after: how long to wait before a retry, in seconds, if the service says so.
-        request_id: the service's id of the call, for support; None if it gave none.
-        upstream_code: the error code of the model's provider, such as
-            ``"context_length_exceeded"``, if it refused the call with one.
-        shortfall: why a budget does not cover the call, if that is the reason. ``needed_usd``,
-            ``remaining_usd``, ``resets_at`` and ``limited_by`` return its parts.
-        manage_url: the page on which the user changes the budget, if the service named one.
-        log_message: the text for the log: the message, or our own text if the message repeats the
-            words of a service or an upstream.
+        message: a text for people. It never contains a secret.
+        retry_after: how long to wait before a retry, in seconds. None if the service does not say.
+        request_id: the service's id of the call, for support. None if there is none.
+        upstream_code: the provider's own error code, such as ``"context_length_exceeded"``. None if
+            the provider did not send one.
+        shortfall: why a budget does not cover the call. ``needed_usd``, ``remaining_usd``,
+            ``resets_at`` and ``limited_by`` are its parts.
+        manage_url: the URL of the page on which the payer can change the budget. None if the
+            service did not send one.
+        log_message: the text for the log. It is the message, or a safe text if the message comes
+            from the service or the upstream.
     """
 
     default_code: ClassVar[str] = "unknown"
@@ -102,7 +104,7 @@ class WattfareError(Exception):
 
     @property
     def remaining_usd(self) -> Decimal | None:
-        """The rest of the budget, in USD; None if unknown."""
+        """The remaining budget, in USD; None if unknown."""
         return self.shortfall.remaining_usd
 
     @property
@@ -113,12 +115,12 @@ class WattfareError(Exception):
     @property
     def limited_by(self) -> str | None:
         """The limit that was reached: ``cap``, ``ceiling``, ``grant``, ``in_flight`` or
-        ``funding``; None if unknown."""
+        ``funding``. None if unknown. See :class:`Shortfall`."""
         return self.shortfall.limited_by
 
     def quote(self, words: str) -> None:
-        """Use another party's text as the message. It goes to the client but not to the log,
-        because it may repeat a prompt."""
+        """Use a text of the service or the upstream as the message. The client gets it, but the log
+        does not, because it may repeat a prompt."""
         self.message = words
         self.args = (words,)
 
@@ -126,13 +128,13 @@ class WattfareError(Exception):
         return f"{type(self).__name__}({self.message!r}, code={self.code!r}, status={self.status})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The subclasses have different `__init__` methods, so pickle must not call them. Without
-        # this, a worker pool could not return an error.
+        # The subclasses have different `__init__` methods, so pickle must not call them. A worker
+        # pool needs pickle to return an error.
         return (restore, (type(self), self.message), self.__dict__)
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
-        """The protocol's JSON: ``{"error": {"code", "message"}}``, with ``upstreamCode``,
-        ``manageUrl`` and the parts of the shortfall if there are any."""
+        """The protocol's JSON: ``{"error": {"code", "message"}}``. It also has ``upstreamCode``,
+        ``manageUrl`` and the parts of the shortfall, if they are known."""
         fields: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.upstream_code is not None:
             fields["upstreamCode"] = self.upstream_code
@@ -147,13 +149,13 @@ class WattfareError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The status for a response to an HTTP client. It is 502 if the service was not reached, or
-        if it answered with neither a success nor an error."""
+        """The status of the response to an HTTP client. It is 502 if the service could not be
+        reached, or if its answer was neither a success nor an error."""
         return self.status if 400 <= self.status <= 599 else 502
 
 
 class WattfareNotConnectedError(WattfareError):
-    """This user has not connected a budget yet. Offer to connect one."""
+    """The user has not connected a budget. Offer to connect one."""
 
     default_code = "not_connected"
     default_status = 402
@@ -167,38 +169,38 @@ class WattfareBudgetExceededError(WattfareError):
 
 
 class WattfareFundingError(WattfareError):
-    """The model's provider refused the user's funding. The user must reconnect."""
+    """The provider refused the payer's funding. The user must connect a budget again."""
 
     default_code = "funding_invalid"
     default_status = 402
 
 
 class WattfareGrantError(WattfareError):
-    """The grant is unknown, expired, used up or over its dollar cap. Ask for a new one."""
+    """The grant is unknown, expired, used up or too small. Ask for a new grant."""
 
     default_code = "grant_invalid"
     default_status = 402
 
 
 class WattfareRateLimitError(WattfareError):
-    """Too many requests. Slow down."""
+    """There were too many requests. Wait before the next one."""
 
     default_code = "rate_limited"
     default_status = 429
 
 
 class WattfareAuthError(WattfareError):
-    """A bad or missing credential. Check the app's secret key."""
+    """A credential is missing or invalid. Check the app's secret key."""
 
     default_code = "auth"
     default_status = 401
 
 
 class WattfareNetworkError(WattfareError):
-    """The service could not be reached. Try again, with backoff.
+    """The service could not be reached. Try again later.
 
     Attributes:
-        sent: False if no connection was made, so nothing can have been billed.
+        sent: False if there was no connection, so nothing can have been billed.
     """
 
     default_code = "network"
@@ -210,8 +212,8 @@ class WattfareNetworkError(WattfareError):
         self.sent = sent
 
     def named(self, service: str, advice: str = "Check WATTFARE_BASE_URL.") -> WattfareNetworkError:
-        """The same error. If the service was not reached, its message names the service and ends
-        with the advice.
+        """Return this error. If the service could not be reached, the message now names the service
+        and ends with the advice.
 
         Args:
             service: the service's address, without a path and without credentials.
@@ -226,14 +228,15 @@ class WattfareNetworkError(WattfareError):
         return error
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
-        """The protocol's JSON. It goes to browsers, so it does not name the service's host."""
+        """The protocol's JSON. It does not name the service's host, because browsers get it."""
         return {"error": {"code": self.code, "message": self._public or self.message}}
 
 
 class SetupError(WattfareError):
-    """The app's environment does not allow calls to Wattfare. The message says what to change.
+    """The environment of the app prevents calls to the service. The message says what to change.
 
-    The message is for the app's log. Browsers get a message without names of files and variables.
+    The message is only for the app's log. Browsers get a message without the names of files and
+    variables.
     """
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
@@ -243,11 +246,11 @@ class SetupError(WattfareError):
 
 
 class WattfareCurrentUserError(SetupError, RuntimeError):
-    """There is no current user here. Pass ``user`` explicitly to code outside of a request."""
+    """This code has no current user. Outside of a request, pass a user explicitly."""
 
 
 def invalid_request(message: str, status: int = 400) -> WattfareError:
-    """``invalid_request``: the request is wrong, and the message says what is wrong with it."""
+    """An ``invalid_request`` error. The message says what is wrong."""
     return WattfareError(message, code="invalid_request", status=status)
 
 
@@ -275,7 +278,7 @@ STATUS_BY_CODE = {
     "upstream": 502,
     "unknown": 500,
 }
-#: The codes for statuses, if a response has no known code.
+#: The codes of statuses, for a response without a known code.
 _CODE_BY_STATUS = {
     401: "auth",
     429: "rate_limited",
@@ -284,20 +287,20 @@ _CODE_BY_STATUS = {
 }
 
 
-#: The maximum length of an upstream's code that is passed on, in characters.
+#: The maximum length of an ``upstreamCode``, in characters.
 MAX_UPSTREAM_CODE = 100
-#: The maximum length of a limit's name, in characters.
+#: The maximum length of a ``limitedBy``, in characters.
 MAX_LIMIT_NAME = 32
-#: The maximum length of a page's URL, in characters.
+#: The maximum length of a ``manageUrl``, in characters.
 MAX_MANAGE_URL = 2048
-#: The largest amount that is accepted, in USD, and the latest time, in Unix seconds.
+#: The largest accepted amount, in USD, and the latest accepted time, in Unix seconds.
 _MAX_USD = 10**12
 _MAX_MOMENT = 10**11
 
 
 class WireError(msgspec.Struct, frozen=True):
-    """The parts of an ``error`` in a response. ``code`` is None if it is not text: some providers
-    send a number."""
+    """The parts of an ``error`` in a response. ``code`` is None if it is not text, because some
+    providers send a number."""
 
     code: str | None = None
     message: str = ""
@@ -316,8 +319,8 @@ _decode_envelope = msgspec.json.Decoder(_WireEnvelope).decode
 def make_error(
     code: str | None, message: str = "", *, status: int | None = None, **fields: Any
 ) -> WattfareError:
-    """The error for this code, as an instance of its class. If the code is unknown, the status
-    selects the class, and the message names the code."""
+    """Create the error for this code, as an instance of its class. If the code is unknown, the
+    status selects the class, and the message contains the code."""
     if code not in STATUS_BY_CODE:
         if code is not None:
             message = f"{message} (code {code[:100]!r})".lstrip()
@@ -334,8 +337,8 @@ def make_error(
 def error_from_answer(
     status: int, body: bytes, headers: Mapping[str, str] | None = None
 ) -> WattfareError:
-    """The typed error for a response of the service. The body may be the protocol's JSON, a proxy's
-    HTML page, or a part of either."""
+    """Create the error for a response of the service. The body may be the protocol's JSON, a
+    proxy's HTML page, or a part of one of these."""
     headers = headers or {}
     about: dict[str, Any] = {
         "status": status,
@@ -350,19 +353,20 @@ def error_from_answer(
         return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
     if 300 <= status < 400:
         message = (
-            f"Wattfare answered with a redirect ({status}), which is not followed: check base_url."
+            f"The service answered with a redirect ({status}), which is not followed. Check"
+            " base_url."
         )
     elif status == 404:
-        message = "There is no Wattfare service at this address (404): check base_url."
+        message = "There is no Wattfare service at this address (404). Check base_url."
     else:
-        message = f"Wattfare answered {status} without an error in its JSON form."
+        message = f"The service answered {status} without an error in JSON."
     failure = make_error(None, message, **about)
-    failure.log_message = message  # it is ours
+    failure.log_message = message  # the text is our own
     return failure
 
 
 def wire_error(body: bytes) -> WireError | None:
-    """The ``{"error": {"code", "message"}}`` in a body or an event's data. None if there is no
+    """The ``{"error": {"code", "message"}}`` in a body or in an event's data. None if there is no
     error, or if it is empty."""
     try:
         error = _decode_envelope(body).error
@@ -370,10 +374,10 @@ def wire_error(body: bytes) -> WireError | None:
         return None
     if isinstance(error, str):
         return WireError(message=error) if error else None
-    return _told(error)
+    return _parse_error(error)
 
 
-def _told(error: Mapping[Any, Any]) -> WireError | None:
+def _parse_error(error: Mapping[Any, Any]) -> WireError | None:
     code, message, upstream = (error.get(name) for name in ("code", "message", "upstreamCode"))
     if not code and not message:
         return None
@@ -387,7 +391,8 @@ def _told(error: Mapping[Any, Any]) -> WireError | None:
 
 
 def _manage_url(value: object) -> str | None:
-    """The URL if an app can show it as a link. A ``javascript:`` URL would run code in its page."""
+    """The URL, if an app can safely show it as a link. A ``javascript:`` URL would run code in the
+    app's page."""
     if (
         isinstance(value, str)
         and value.startswith(("https://", "http://"))
@@ -400,7 +405,7 @@ def _manage_url(value: object) -> str | None:
 
 
 def _shortfall(error: Mapping[Any, Any]) -> Shortfall | None:
-    """The shortfall in an error. Parts that cannot be read are left out."""
+    """The shortfall in an error. Invalid parts are left out."""
     if _SHORTFALL_FIELDS.isdisjoint(error):
         return None
     limit = error.get("limitedBy")
@@ -419,32 +424,32 @@ _SHORTFALL_FIELDS = frozenset({"neededUsd", "remainingUsd", "resetsAt", "limited
 def _usd(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MAX_USD:
         return None
-    return Decimal(repr(value))  # the shortest form of a float is the one that was sent
+    return Decimal(repr(value))  # the shortest repr of a float is what was sent
 
 
 def _moment(value: object) -> datetime | None:
-    """Unix seconds as a datetime in UTC."""
+    """Convert Unix seconds to a datetime in UTC."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return datetime.fromtimestamp(value, UTC) if 0 < value < _MAX_MOMENT else None
 
 
-#: The longest wait that an error can have, in seconds.
+#: The maximum of ``retry_after``, in seconds.
 _A_DAY = 86_400.0
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """The seconds in a ``Retry-After``, which has a number of seconds or a date. A date in the past
-    is 0. More than a day is a day. Anything else is None."""
+    """Parse a ``Retry-After`` header: a number of seconds, or a date. Returns seconds, from 0 to
+    one day; None for an invalid value."""
     seconds = _number(value or "")
     return _up_to_a_day(_seconds_until(value or "") if seconds is None else seconds)
 
 
 def retry_after_in(headers: Mapping[str, str]) -> float | None:
-    """The seconds to wait, from the headers of an answer. The mapping has names in lower case, or
-    ignores case."""
+    """The seconds to wait, from the headers of an answer. The names are in lower case, or the
+    mapping ignores case."""
     milliseconds = _number(headers.get("retry-after-ms") or "")
-    # OpenAI's header, which is more exact.
+    # OpenAI's own header is more exact.
     exact = None if milliseconds is None else _up_to_a_day(milliseconds / 1000)
     return retry_after_seconds(headers.get("retry-after")) if exact is None else exact
 
@@ -461,7 +466,7 @@ def _up_to_a_day(seconds: float) -> float | None:
 
 
 def _seconds_until(date: str) -> float:
-    from email.utils import parsedate_to_datetime  # it is slow to import, and rarely needed
+    from email.utils import parsedate_to_datetime  # slow to import, and rarely needed
 
     try:
         return max(parsedate_to_datetime(date[:100]).timestamp() - time.time(), 0.0)
@@ -470,11 +475,11 @@ def _seconds_until(date: str) -> float:
 
 
 def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
-    """The Wattfare error inside ``error``, or None.
+    """Find the Wattfare error inside ``error``. Returns None if there is none.
 
-    It searches causes, contexts and exception groups, and the ``body`` or ``response`` of an HTTP
-    error of openai, pydantic-ai or httpx. ``retry_after`` and ``request_id`` come from the headers
-    of the response.
+    This searches causes, contexts and exception groups. It also searches the ``body`` or
+    ``response`` of an HTTP error of openai, pydantic-ai or httpx. ``retry_after`` and
+    ``request_id`` come from the headers of the response.
     """
     for inner in unwrapped(error):
         found = inner if isinstance(inner, WattfareError) else _from_http_error(inner)
@@ -496,8 +501,8 @@ def is_not_connected(error: BaseException | None) -> bool:
 
 
 def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Iterator[BaseException]:
-    """Iterate over ``error``, its causes, contexts and members. With ``suppressed``, this includes
-    errors hidden by ``from None``."""
+    """Iterate over ``error``, its causes, its contexts and the members of exception groups.
+    ``suppressed`` also includes errors that are hidden by ``from None``."""
     seen: set[int] = set()
     queue: deque[BaseException | None] = deque([error])
     while queue:
@@ -514,22 +519,22 @@ def unwrapped(error: BaseException | None, *, suppressed: bool = False) -> Itera
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of ``error`` and of its causes. A library's frames have the secret in
-    local variables, which an error reporter may print."""
+    """Remove the tracebacks of ``error`` and of its causes. The frames of a library have the secret
+    in local variables, which an error reporter may print."""
     for inner in unwrapped(error, suppressed=True):
         inner.__traceback__ = None
 
 
 def _from_http_error(error: BaseException) -> WattfareError | None:
-    """Find the error by attributes that the HTTP errors of AI libraries share, without importing a
-    library."""
+    """Find the Wattfare error in an AI library's HTTP error. It uses the attributes that these
+    errors share, so it does not import a library."""
     response = _attribute(error, "response")
     status = _attribute(error, "status_code") or _attribute(response, "status_code")
     if not isinstance(status, int):
         status = None
     for body in (_attribute(error, "body"), _attribute(response, "_content")):
         wire = _wire_error_of(body)
-        # Other services also have an `error` in their JSON. Only the protocol's codes count.
+        # Other services also have an `error` in their JSON, so accept only the protocol's codes.
         if wire is not None and wire.code != "unknown" and wire.code in STATUS_BY_CODE:
             return make_error(
                 wire.code,
@@ -544,8 +549,9 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
 
 def _add_headers(found: WattfareError, error: BaseException) -> None:
     """Set ``retry_after`` and ``request_id`` from the headers of a library's response. The
-    library's own error may have only the body, and its cause the response. Use only the first
-    response with one of these headers: another response in the chain may be from an earlier call.
+    library's error may have only the body, while its cause has the response. Only the first
+    response with one of these headers is used, because another response in the chain may be from an
+    earlier call.
     """
     for inner in unwrapped(error):
         response = _attribute(inner, "response")
@@ -581,7 +587,7 @@ def _header(headers: object, wanted: str) -> str | None:
 
 
 def _attribute(value: object, name: str) -> object:
-    # A property of a foreign object may raise, and the caller is already handling an error.
+    # A property of another library's object may raise, and the caller is already handling an error.
     try:
         return getattr(value, name, None)
     except Exception:
@@ -597,5 +603,5 @@ def _wire_error_of(body: object) -> WireError | None:
         # The openai package has already taken the error out of its envelope.
         inner: object = body.get("error", body)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
         if isinstance(inner, Mapping):
-            return _told(inner)  # pyright: ignore[reportUnknownArgumentType]
+            return _parse_error(inner)  # pyright: ignore[reportUnknownArgumentType]
     return None

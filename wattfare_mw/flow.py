@@ -1,6 +1,6 @@
-"""Private: a flow is a rule that needs I/O, written as a generator. It yields commands, receives
-their results, and returns its decision. It does no I/O itself, so sync and async code use the same
-flow. Only the function that runs it differs: :func:`run` or :func:`run_async`."""
+"""Private: flows. A flow is a rule that needs I/O, written as a generator. It yields commands,
+receives their results, and returns its decision. A flow does no I/O itself, so sync and async code
+share it. :func:`run` or :func:`run_async` carries out its commands."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ Flow = Generator[Any, Any, T]
 
 
 class InThread(msgspec.Struct, frozen=True, gc=False):
-    """A command: call this function in a thread. It does no I/O, but may take long.
+    """A command: call this function in a thread. The function does no I/O, but may take long.
 
     Attributes:
-        payer: the function waits for this payer's turn, see :mod:`.turns`. With None, it does not
-            wait.
+        payer: wait for this payer's turn before the call, see :mod:`.turns`. None does not wait.
     """
 
     function: Callable[..., Any]
@@ -28,8 +27,8 @@ class InThread(msgspec.Struct, frozen=True, gc=False):
 
 
 def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
-    """Run a flow. ``perform`` carries out its commands. If ``perform`` raises an exception, it is
-    raised inside the flow."""
+    """Run a flow. ``perform`` carries out its commands. If ``perform`` raises an exception, the
+    exception is raised inside the flow."""
     try:
         command = next(flow)
         while True:
@@ -38,8 +37,8 @@ def run(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
             except BaseException as error:
                 command = flow.throw(error)
             else:
-                # Do not keep the result: it may contain a secret that the flow removes, and a
-                # traceback can show the local variables of this function.
+                # Do not keep the result in a variable: it may contain a secret, and a traceback can
+                # show the local variables of this function.
                 command = flow.send(result.pop())
     except StopIteration as stop:
         return stop.value

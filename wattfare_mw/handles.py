@@ -1,5 +1,5 @@
 """Private: the objects that a client returns: users, grants, models and streams. Each has a sync
-and an async class over :mod:`.calls` and :mod:`.completions`."""
+and an async class. Both use :mod:`.calls` and :mod:`.completions`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 
 class SyncClient(Protocol):
-    """The methods of a client that a handle uses."""
+    """The part of a client that a handle uses."""
 
     openai: OpenAIConnections
 
     def fetch(self, call: calls.Call[T]) -> T:
-        """Make the call and read its whole result."""
+        """Make the call, and return its complete result."""
         ...
 
     def disconnect(self, user_id: str) -> None:
@@ -36,7 +36,7 @@ class SyncClient(Protocol):
         ...
 
     def open(self, call: calls.Call[Any]) -> HTTPResponse:
-        """Make the call, and return the response. Its body has not been read."""
+        """Make the call, and return the response with an unread body."""
         ...
 
 
@@ -61,7 +61,7 @@ class PaidBy(Protocol[C_co]):
     def client(self) -> C_co: ...
 
     def pays(self) -> Payer:
-        """The payer of the next call. It is looked up for each call."""
+        """The payer of the next call. This is called for each call."""
         ...
 
     async def pays_async(self) -> Payer:
@@ -69,12 +69,12 @@ class PaidBy(Protocol[C_co]):
         ...
 
     def of_this_request(self) -> PaidBy[C_co]:
-        """The same payer. If it is the current user, it stays the user of this request."""
+        """The same payer. The current user becomes the user of this request."""
         ...
 
 
 class FixedPayer(Generic[C]):
-    """A payer who is known from the start."""
+    """A payer that does not change."""
 
     __slots__ = ("client", "payer")
 
@@ -110,13 +110,13 @@ class _Handle(Generic[C]):
 
 class _PayingHandle(_Handle[C]):
     def openai(self, **options: Any) -> openai.OpenAI:
-        """A client of the openai package. This user or grant pays for its calls.
+        """Create a client of the openai package. This user or grant pays for its calls.
 
-        It is an ``openai.OpenAI``, so any code or library that accepts one can use it. All users of
-        a Wattfare client share its connections, which are closed with it. Each error is both an
-        error of the package and a :class:`~wattfare_mw.WattfareError`. After a 429, the client
-        waits as long as the service says, for at most 30 seconds. It never repeats a call that may
-        have been billed.
+        It is an ``openai.OpenAI``, so any code or library that accepts one can use it. Its
+        connections are shared with the other openai clients of this Wattfare client, and are closed
+        with the Wattfare client. Each error is both an error of the openai package and a
+        :class:`~wattfare_mw.WattfareError`. After a 429, it waits as long as the service says, but
+        at most 30 seconds, and tries again. It never repeats a call that may have been billed.
 
         Args:
             options: ``timeout``, ``max_retries``, ``default_headers``, ``default_query`` or
@@ -124,7 +124,7 @@ class _PayingHandle(_Handle[C]):
 
         Raises:
             ImportError: the openai package is not installed.
-            TypeError: the option is not supported.
+            TypeError: an option is not supported.
         """
         from .integrations.openai import sync_client
 
@@ -153,29 +153,29 @@ class _GrantHandle(_PayingHandle[C]):
 
 
 class User(_UserHandle[SyncClient]):
-    """A user of the app, with the budget that the user connected."""
+    """A user of the app. The user's connected budget pays for the calls."""
 
     def status(self) -> ConnectionStatus:
-        """The user's connection. If there is none, ``connected`` is False."""
+        """Get the user's connection. If there is none, ``connected`` is False."""
         return self._paid_by.client.fetch(calls.status(self.id))
 
     def disconnect(self) -> None:
-        """Revoke the user's connection and stop its calls in flight. Does nothing if there is no
-        connection."""
+        """Revoke the user's connection, and stop its running calls. Without a connection, this does
+        nothing."""
         self._paid_by.client.disconnect(self.id)
 
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> Model:
-        """A model whose calls this user pays for.
+        """A handle for a model. This user pays for its calls. Sends no request.
 
         Args:
-            model_id: any OpenRouter id.
+            model_id: the model's id at the service, such as ``"anthropic/claude-sonnet-4"``.
             on_low_budget: what to do if the budget does not cover the whole call. ``"lower"``
                 lowers ``max_tokens``, so the answer may be cut short. ``"refuse"`` refuses the call
                 with ``budget_exceeded``.
-            wait: how long the service may wait for this user's other calls to release their share
-                of the budget, in seconds, at most 60.
+            wait: how long the call may wait for this user's other calls to release their reserved
+                amounts, in seconds, at most 60.
 
         Raises:
             TypeError, ValueError: an argument is invalid.
@@ -207,7 +207,7 @@ class Grant(_GrantHandle[SyncClient]):
     def model(
         self, model_id: str, *, on_low_budget: OnLowBudget = "lower", wait: float = 0
     ) -> Model:
-        """A model whose calls the grant pays for. See :meth:`User.model`."""
+        """A handle for a model. The grant pays for its calls. See :meth:`User.model`."""
         return Model(self._paid_by, model_id, on_low_budget, wait)
 
 
@@ -222,7 +222,7 @@ class AsyncGrant(_GrantHandle[AsyncClient]):
 
 
 def paid_by(handle: _Handle[Any]) -> PaidBy[Any]:
-    """The payer of a handle. Other modules of the package use it."""
+    """The payer of a handle. For other modules of this package."""
     return handle._paid_by  # pyright: ignore[reportPrivateUsage]
 
 
@@ -272,12 +272,12 @@ class _ModelHandle(Generic[C]):
 
 
 class Model(_ModelHandle[SyncClient]):
-    """A model whose calls a user or a grant pays for."""
+    """A model. A user or a grant pays for its calls."""
 
     def generate(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> Completion:
-        """Make the call and return the model's complete answer.
+        """Call the model, and return its complete answer.
 
         Args:
             prompt: the user's message. Pass either this or ``messages``.
@@ -285,8 +285,8 @@ class Model(_ModelHandle[SyncClient]):
             params: any parameter of an OpenAI-compatible API: ``max_tokens``, ``tools``, ….
 
         Raises:
-            WattfareError: for example ``not_connected`` or ``budget_exceeded``, which an app should
-                handle.
+            WattfareError: the call failed. An app should handle at least ``not_connected`` and
+                ``budget_exceeded``.
         """
         call = self._call(prompt, messages, params, stream=False)
         paid_by = self._paid_by
@@ -295,12 +295,12 @@ class Model(_ModelHandle[SyncClient]):
     def stream(
         self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **params: Any
     ) -> Stream:
-        """Make the call and return the model's answer as a stream. Use it in a ``with`` block, or
+        """Call the model, and return its answer as a stream. Use the stream in a ``with`` block, or
         close it.
 
         Raises:
-            WattfareError: see :meth:`generate`. Reading raises ``upstream`` if the stream breaks
-                off.
+            WattfareError: see :meth:`generate`. If the stream breaks off, reading it raises
+                ``upstream``.
         """
         call = self._call(prompt, messages, params, stream=True)
         paid_by = self._paid_by
@@ -323,7 +323,7 @@ class AsyncModel(_ModelHandle[AsyncClient]):
     ) -> AsyncStream:
         """See :meth:`Model.stream`. The call is made when the stream is entered or first read."""
         call = self._call(prompt, messages, params, stream=True)
-        # It may be read in the context of another request.
+        # The stream may be read in the context of another request.
         paid_by = self._paid_by.of_this_request()
 
         async def open_() -> AsyncHTTPResponse:
@@ -353,17 +353,18 @@ class _StreamState:
 
     @property
     def usage(self) -> TokenUsage | None:
-        """The tokens used. None until the end of the stream."""
+        """The tokens of the call. None until the end of the stream."""
         return self._reader.usage
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """The cost that the user was billed, in USD. None until the end of the stream."""
+        """The billed cost, in USD. None until the end of the stream."""
         return self._reader.cost_usd
 
 
 class Stream(_StreamState):
-    """A streamed answer. Iterate over it for each :class:`Chunk`, or over ``text_stream``."""
+    """A streamed answer. Iterate over it to get each :class:`Chunk`, or over ``text_stream`` to get
+    only the text."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""Private: request and response headers, by name in any case, and the allow-lists of headers that
-pass between the browser and the service."""
+"""Private: headers of requests and responses. Two allow-lists name the headers that pass between
+the browser and the service."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .types import (
     WAIT_HEADER,
 )
 
-#: The headers of a browser's request that the middleware passes up to the service. It adds its
-#: own credentials and a request id. To pass up another header, add its name here.
+#: The headers of a browser's request that the middleware sends to the service. It adds its own
+#: credentials and a request id.
 PASSED_UP = (
     "content-type",
     "accept",
@@ -27,13 +27,14 @@ PASSED_UP = (
     "traceparent",
     "tracestate",
 )
-#: The headers of the service's response that the middleware passes down to the browser.
+#: The headers of the service's response that the middleware sends to the browser.
 PASSED_DOWN = (
     *("content-type", "content-encoding", "retry-after"),
     *(LOWERED_HEADER, RESERVED_HEADER),
 )
 
-# Almost every request needs these, so they are decoded at once. Others are decoded on first access.
+# Almost every request needs these headers, so they are decoded at once. Other headers are decoded
+# on first access.
 _COMMON_REQUEST = (
     *PASSED_UP,
     "authorization",
@@ -53,11 +54,12 @@ Raw = Sequence[tuple[bytes, bytes]]
 
 
 class Headers(Mapping[str, str]):
-    """Headers by name, in any case. Repeated headers are joined by commas (cookies by semicolons).
+    """Headers by name. Upper and lower case do not matter. Repeated headers are joined by commas,
+    and cookies by semicolons.
 
     Attributes:
-        common: the headers that almost every request needs, by name in lower case: those in
-            ``PASSED_UP``, ``PASSED_DOWN`` and a few more. Use ``get`` for any other name.
+        common: the headers in ``PASSED_UP``, ``PASSED_DOWN`` and a few more that almost every
+            request needs. The names are in lower case. Use ``get`` for other headers.
     """
 
     __slots__ = ("_fields", "_load", "_repeated", "_source", "common")
@@ -80,7 +82,7 @@ class Headers(Mapping[str, str]):
 
     @classmethod
     def of_response(cls, raw: Raw) -> Self:
-        """The headers of a response, as an HTTP client has them."""
+        """The headers of a response, in the form of the HTTP clients."""
         return cls.__new__(cls)._set(*_picked(raw, _RESPONSE_BYTES), _decoded, raw)
 
     def _set(
@@ -105,7 +107,7 @@ class Headers(Mapping[str, str]):
         return self._fields
 
     def first(self, name: str) -> str | None:
-        """The value of one of the common headers; the first value if the header is repeated."""
+        """The value of one of the common headers. If the header is repeated, the first value."""
         values = self._repeated.get(name)
         return values[0] if values else self.common.get(name)
 
@@ -116,7 +118,7 @@ class Headers(Mapping[str, str]):
             WattfareError: ``invalid_request``; the header is repeated.
         """
         if name in self._repeated:
-            raise invalid_request(f"The header {name} came more than once.")
+            raise invalid_request(f"The header {name} is repeated. Send it only once.")
         return self.common.get(name)
 
     def __getitem__(self, name: str) -> str:
@@ -138,7 +140,7 @@ class Headers(Mapping[str, str]):
         return len(self.fields)
 
     def __repr__(self) -> str:
-        # Headers have cookies and credentials.
+        # The values may be cookies and credentials.
         return f"Headers({', '.join(self.fields)})"
 
 
@@ -166,7 +168,7 @@ def _picked(raw: Raw, names: dict[bytes, str]) -> tuple[dict[str, str], dict[str
     common: dict[str, str] = {}
     for key, value in raw:
         name = names.get(key)
-        if name is None:  # most servers use lower case, but not all
+        if name is None:  # a few servers do not use lower case
             name = names.get(key.lower())
             if name is None:
                 continue
@@ -183,7 +185,7 @@ def _decoded(raw: Raw) -> Pairs:
     return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in raw]
 
 
-# An environ has these two without a prefix. With the prefix, they come from a client.
+# An environ has these two without a prefix. With the prefix HTTP_, a client has forged them.
 _PLAIN_HEADERS = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 
 

@@ -1,4 +1,4 @@
-"""Private: sends comments into a silent event stream, so that the client and proxies keep it
+"""Private: sends comments while an event stream has no events, so that clients and proxies keep it
 open."""
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from contextvars import copy_context
 
 from .transport.idle import NEVER, IdleTimer, IdleWait
 
-#: A comment of an event stream. Clients ignore it.
+#: A comment in an event stream. Clients ignore it.
 COMMENT = b": wattfare\n\n"
 
 
 class Heartbeat(IdleWait):
-    """Sends a comment if nothing else was sent for the period of its timer.
+    """Sends a comment after each period in which nothing else was sent.
 
-    The sender of the stream sets :attr:`since` to NEVER and awaits :meth:`sent` before each event,
-    and sets :attr:`since` to the current time after it. So only one of the two sends at a time.
+    Before each event, the sender of the stream sets :attr:`since` to NEVER and awaits :meth:`sent`.
+    After the event, it sets :attr:`since` to the current time. So an event and a comment are never
+    sent at the same time.
 
     Args:
         send: sends one comment.
@@ -49,19 +50,19 @@ class Heartbeat(IdleWait):
         """Wait until no comment is being sent.
 
         Raises:
-            Exception: what the sending of the comment raised.
+            Exception: sending the comment failed.
         """
         if self.sending is not None:
             await self.sending
         self.since = NEVER
 
     async def stop(self) -> None:
-        """Stop, and wait for the comment that is being sent."""
+        """Send no more comments, and wait for the one that is being sent."""
         await self.sent()
         self.end()
 
     def close(self) -> None:
-        """Stop, and cancel the comment that is being sent."""
+        """Send no more comments, and cancel the one that is being sent."""
         self.end()
         task, self.sending = self.sending, None
         if task is None:

@@ -1,23 +1,23 @@
 """Private: limits on the structure of a JSON body, checked before any of it is decoded.
 
-A body within its size limit can still be expensive: a thousand nested arrays, millions of tiny
-objects, integers of thousands of digits, which take time in the square of their length, or numbers
-near the limits of a double, which take 300 times as long to decode as others. One linear pass finds
-all of them. It works on slices, so that other threads can run in between, and its memory does not
-grow with the body.
+A small body can still be expensive to decode. It may have a thousand nested arrays, or millions of
+tiny objects. The time for a long integer grows with the square of its length. A number near the
+limits of a double takes 300 times as long as others. One linear pass finds all of these. It works
+on slices, so that other threads can run in between. Its memory does not grow with the body.
 """
 
 from __future__ import annotations
 
 from .errors import invalid_request
 
-#: How deep arrays and objects may be nested.
+#: The maximum depth of nested arrays and objects.
 MAX_DEPTH = 64
-#: How many values a body may have.
+#: The maximum number of values in a body.
 MAX_ELEMENTS = 100_000
-#: How many digits in a row a number of a body above 64 kB may have. No double needs more.
+#: The maximum length of a run of digits in a number, for a body above 64 kB. No double needs more
+#: digits.
 MAX_DIGITS = 400
-#: How many numbers of a body above 64 kB may have an exponent of three digits, or 100 digits.
+#: The maximum count of numbers with a three-digit exponent or 100 digits, for a body above 64 kB.
 MAX_EXTREME_NUMBERS = 1_000
 
 _SLICE = 2**16
@@ -28,11 +28,11 @@ _EXTREME = (b"e000", b"e-000", b"e+000", b"0" * 100)
 
 
 def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> int:
-    """Refuse a body that is nested too deeply, or that has too many values or too long numbers. The
-    decoder checks whether it is valid JSON.
+    """Refuse a body that is nested too deeply, has too many values, or has too long numbers. The
+    decoder checks later whether the body is valid JSON.
 
     Args:
-        max_elements: how many values it may have.
+        max_elements: the maximum number of values.
 
     Returns:
         How many values it has; 0 if it is too small to be counted.
@@ -43,7 +43,7 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> int:
     openings = body.count(b"[") + body.count(b"{")
     large = len(body) > _SLICE
     if openings <= MAX_DEPTH and len(body) <= max_elements and not large:
-        return 0  # even if none of them is in a string
+        return 0  # even if no bracket and no comma is in a string
     depth = elements = extreme = start = 0
     last = b""
     too_long = b"0" * (MAX_DIGITS + 1)
@@ -64,7 +64,8 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> int:
             extreme += _count_extreme(numbers) - _count_extreme(last)
             if extreme > MAX_EXTREME_NUMBERS:
                 raise invalid_request(
-                    f"The body has more than {MAX_EXTREME_NUMBERS:,} numbers of an extreme size."
+                    f"The body has more than {MAX_EXTREME_NUMBERS:,} extremely large, small or"
+                    " long numbers."
                 )
             last = numbers[-MAX_DIGITS:]
         brackets = outside.translate(None, _NOT_BRACKETS)

@@ -1,5 +1,5 @@
-"""Private: modules that re-export names of other modules, and import each module when one of its
-names is first used."""
+"""Private: lazy imports. A module can re-export the names of other modules, and import each of them
+on first use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 def names_from(
     module: dict[str, Any], homes: Mapping[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and the ``__dir__`` of a module that re-exports these names.
+    """Create the ``__getattr__`` and the ``__dir__`` of a module that re-exports names.
 
     Args:
         module: the ``globals()`` of that module.
-        homes: the names, under the module of this package that defines them.
+        homes: the names to re-export, by the module of this package that defines them.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     package = __name__.rpartition(".")[0]
@@ -25,7 +25,7 @@ def names_from(
         if home is None:
             raise AttributeError(f"module {module['__name__']!r} has no attribute {name!r}")
         value = getattr(import_module(f"{package}.{home}"), name)
-        module[name] = value  # the next time it is simply there
+        module[name] = value  # the next access finds it directly
         return value
 
     def names() -> list[str]:

@@ -1,8 +1,9 @@
-"""Private: safe logging. Each record is one line with our own text, statuses and kinds of errors.
+"""Private: safe logging. Each record is one line. It has only our own text, statuses and kinds of
+errors.
 
-More people read a log than the ledger, and programs treat each line as a record. So no line
-contains a prompt or an upstream's text, and a client or an upstream cannot add a line. All loggers
-of the package come from :func:`get_logger`, and all lines about an error use :func:`describe`.
+Many people can read a log, and programs treat each line as a record. So a line never contains a
+prompt or a text from the upstream, and a client or an upstream cannot add a line. All loggers of
+the package come from :func:`get_logger`, and all lines about an error use :func:`describe`.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from .errors import WattfareError
 
 #: The maximum length of an error's text in a traceback, in characters.
 MAX_ERROR = 1000
-#: The maximum number of errors of a chain, and of places of each error.
+#: The maximum number of logged errors in a chain, and of logged code positions for each error.
 MAX_CHAIN = 8
 MAX_PLACES = 6
 
 
 def get_logger(name: str, *, show_messages: bool = True) -> logging.Logger:
-    """The logger with this name. Its records are made safe before they reach a handler.
+    """Return the logger with this name. Its records are made safe before they reach a handler.
 
     Args:
-        show_messages: if True, records have tracebacks with error messages, which help the
-            developer of an app. In the service, messages could repeat a prompt, so records have
-            only the kinds of the errors and their places in the code, on the same line.
+        show_messages: True to log tracebacks with error messages, which help the developer of an
+            app. False to log only the kinds of the errors and their positions in the code, on the
+            same line. The service uses False, because a message could repeat a prompt.
     """
     logger = logging.getLogger(name)
     if not any(isinstance(one, _Safe) for one in logger.filters):
@@ -45,7 +46,7 @@ def get_logger(name: str, *, show_messages: bool = True) -> logging.Logger:
 
 
 class _Safe(logging.Filter):
-    """Puts the message of each record on one line and makes its error safe."""
+    """Puts the message of each record on one line, and makes its error safe."""
 
     def __init__(self, *, show_messages: bool) -> None:
         super().__init__()
@@ -66,8 +67,8 @@ class _Safe(logging.Filter):
 
 
 def one_line(text: str) -> str:
-    """The text with escapes for all unprintable characters: line ends, control characters, marks of
-    writing direction and lone surrogates."""
+    """Escape all unprintable characters: line ends, control characters, marks of writing direction
+    and lone surrogates."""
     if text.isprintable():
         return text
     return "".join(
@@ -76,8 +77,8 @@ def one_line(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """A description of an error for the log: its code, its status, our own text, and the kinds of
-    its causes. It never contains another party's text."""
+    """Describe an error for the log: its code, its status, our own text, and the kinds of its
+    causes. The description never contains a text of the service or the upstream."""
     if not isinstance(error, WattfareError):
         return kinds_of(error)
     said = f"{error.code} {error.status}: {error.log_message}"
@@ -109,15 +110,14 @@ def _original(error: BaseException) -> BaseException | None:
 
 
 def _kind(error: BaseException) -> str:
-    kinds: Any = getattr(
-        error, "kinds", None
-    )  # an error of an HTTP library, whose frames are dropped
+    # An error of an HTTP library, whose frames were removed.
+    kinds: Any = getattr(error, "kinds", None)
     if isinstance(kinds, str) and kinds:
         return kinds
     name = type(error).__qualname__
     if isinstance(error, WattfareError):
         return f"{name}({error.code} {error.status})"
-    # The code of PostgreSQL, SQLite or the system. Each is one word of a fixed list.
+    # The error code of PostgreSQL, SQLite or the system is safe: it is one word from a fixed list.
     for attribute in ("sqlstate", "sqlite_errorname"):
         code: Any = getattr(error, attribute, None)
         if isinstance(code, str):
@@ -152,7 +152,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def places_of(error: BaseException) -> str:
-    """The places in the code that raised an error and its causes, on one line."""
+    """The positions in the code that raised an error and its causes, on one line."""
     return " < ".join(
         ", ".join(
             _place(frame) for frame in traceback.extract_tb(inner.__traceback__)[-MAX_PLACES:]
@@ -171,27 +171,28 @@ Field = str | int | Decimal | None
 
 
 class LogEvent:
-    """A log message with fields. A text log shows them as ``name=value``, and a JSON log as members
-    of its object.
+    """A log message with fields. A text log shows the fields as ``name=value``. A JSON log has them
+    as members of the object.
 
     Args:
         text: our own text, on one line.
-        fields: values that may come from a client. None is left out.
-        said: fields that the text already contains. Only a JSON log has them.
+        fields: values by name, which may come from a client. A field with the value None is left
+            out.
+        in_text: fields that the text already contains. Only a JSON log shows them separately.
     """
 
-    __slots__ = ("_line", "fields", "said", "text")
+    __slots__ = ("_line", "fields", "in_text", "text")
 
     def __init__(
-        self, text: str, fields: Mapping[str, Field], said: Mapping[str, Field] | None = None
+        self, text: str, fields: Mapping[str, Field], in_text: Mapping[str, Field] | None = None
     ) -> None:
         self.text = text
         self.fields = fields
-        self.said: Mapping[str, Field] = said or {}
+        self.in_text: Mapping[str, Field] = in_text or {}
         self._line: str | None = None
 
     def __str__(self) -> str:
-        if self._line is None:  # a filter and a formatter both need it
+        if self._line is None:  # both a filter and a formatter need it
             parts = [self.text]
             for name, value in self.fields.items():
                 if isinstance(value, str):
@@ -206,7 +207,8 @@ class LogEvent:
 
 @lru_cache(maxsize=1024)  # the same apps, users and models recur
 def _quoted(value: str) -> str:
-    """The value, in quotes unless it is a plain word, so it cannot look like another field."""
+    """The value of a field. It is in quotes unless it is a plain word, so it cannot look like
+    another field."""
     if value.isascii() and value.isprintable() and _MARKS.isdisjoint(value) and value:
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -217,17 +219,18 @@ _MARKS = frozenset(' "=\\')
 
 
 class ProcessFormatter(logging.Formatter):
-    """Makes the records of other packages safe, in a process whose whole log is ours.
+    """Formats all records of a process, and makes those of other packages safe.
 
-    Another package may log data of a peer, such as a header, a cookie or the repr of an error. So
-    the log shows the text of its record without values, and the kind of the error.
+    Another package may log data from a client or a server, such as a header, a cookie or the repr
+    of an error. So for its records, the log shows the text without values, and the kind of the
+    error.
     """
 
     #: Packages whose values are safe: our own and the server's.
     KNOWN = ("wattfare_mw", "uvicorn")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record, on one line if it comes from another package."""
+        """Format a record. A record of another package becomes one line."""
         if record.name.partition(".")[0] in self.KNOWN and not record.exc_info:
             message = record.getMessage()
             if message.isprintable() and not record.exc_text and not record.stack_info:
@@ -235,7 +238,7 @@ class ProcessFormatter(logging.Formatter):
         else:
             message = str(record.msg)
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if message.startswith("Traceback "):  # only its kind is left
+        if message.startswith("Traceback "):  # keep only the kind of the error
             message = message.strip().rpartition("\n")[2].partition(":")[0]
         message = one_line(message.partition("\n")[0])
         if error is not None:
@@ -248,8 +251,8 @@ class ProcessFormatter(logging.Formatter):
 
 
 class JSONFormatter(ProcessFormatter):
-    """The same log as a JSON object per line: ``time`` (UTC), ``level``, ``logger``, ``message``,
-    and the fields of a :class:`LogEvent`."""
+    """:class:`ProcessFormatter`, with a JSON object per line: ``time`` (UTC), ``level``,
+    ``logger``, ``message``, and the fields of a :class:`LogEvent`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Format a record as JSON."""
@@ -262,12 +265,12 @@ class JSONFormatter(ProcessFormatter):
         }
         if isinstance(event, LogEvent):
             line["message"] = event.text
-            line.update(event.said)
+            line.update(event.in_text)
             line.update((name, value) for name, value in event.fields.items() if value is not None)
         return _to_json(line).decode()
 
 
-# An amount is a subclass of Decimal, which msgspec does not encode by itself.
+# msgspec cannot encode an amount, which is a subclass of Decimal, without a hook.
 _to_json = msgspec.json.Encoder(decimal_format="number", enc_hook=Decimal).encode
 _FORMATTERS: dict[LogFormat, Callable[[], logging.Formatter]] = {
     "text": lambda: ProcessFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"),

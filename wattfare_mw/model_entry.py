@@ -24,7 +24,7 @@ def find_entry(listing: bytes, model: str) -> bytes | None:
     Raises:
         msgspec.MsgspecError: it is not a list of models.
     """
-    # Most entries cannot match, so they are not decoded. A name can be written with escapes.
+    # Decode only entries that may match. A JSON string with escapes may also be this name.
     plain = model.encode("utf-8", "surrogatepass")
     for raw in _decode_list(listing).data:
         entry = bytes(raw)

@@ -1,7 +1,8 @@
-"""Private: caps and amounts: integers of nano-dollars inside, exact decimals outside, never floats.
+"""Private: caps and amounts. The code calculates with integers of nano-dollars, and its interfaces
+use exact decimals. It never uses floats.
 
-Numbers from people, apps and the wire are checked here before any arithmetic:
-``Decimal("1e999999999")`` is a valid number, and adding one to it would use all memory.
+This module checks all numbers from people, apps and the network before any arithmetic.
+``Decimal("1e999999999")`` is a valid number, but adding one to it would use all memory.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from .errors import invalid_request
 NANOS_PER_USD = 10**9
 #: The largest cap that can be set, in USD.
 MAX_CAP_USD = 10**9
-#: The largest amount that is read from the wire, in USD.
+#: The largest amount that is accepted from the network, in USD.
 MAX_AMOUNT_USD = 10**12
 
-# An amount may have any number of digits. Digits beyond this precision are rounded in the same
-# direction as the amount.
+# An amount may have any number of digits. Digits beyond this precision are rounded in the direction
+# of the context.
 _UP = Context(prec=80, rounding=ROUND_CEILING)
 _DOWN = Context(prec=80, rounding=ROUND_FLOOR)
 _ONE = Decimal(1)
@@ -31,35 +32,35 @@ Number = int | float | Decimal
 
 
 class Usd(Decimal):
-    """A checked amount in US dollars: finite, from 0 to 10¹². It behaves as a plain Decimal."""
+    """A checked amount in US dollars: finite, from 0 to 10¹². It behaves like a Decimal."""
 
     __slots__ = ()
 
 
 def amount(value: object, *, most: int = MAX_AMOUNT_USD) -> Usd:
-    """``value`` as an exact amount of USD.
+    """Convert ``value`` to an exact amount of USD.
 
     Raises:
         ValueError: it is not a number, not finite, negative, or above ``most``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise ValueError(f"an amount in USD must be a number, not {type(value).__name__}")
-    # A float counts as its shortest repr: 0.1 means a tenth, not its binary neighbour.
+    # A float means its shortest repr: 0.1 is exactly a tenth.
     number = Decimal(repr(float(value)) if isinstance(value, float) else value)
     if not number:
-        return Usd(0)  # drop the sign and the exponent of a zero
-    # `adjusted` bounds the magnitude without arithmetic, and comparing is exact and cheap.
+        return Usd(0)  # without the sign and the exponent of a zero
+    # `adjusted` gives the magnitude without arithmetic, so the exact comparison stays cheap.
     if not number.is_finite() or number < 0 or number.adjusted() > 18 or number > most:
         raise ValueError(f"an amount in USD must be a finite number from 0 to {most:,}")
     return Usd(number)
 
 
 def cap_nanos(value: object) -> int | None:
-    """A cap as nano-dollars. None (no cap) stays None. It is rounded down, so that it never exceeds
-    what was asked for.
+    """Convert a cap to nano-dollars. None means no cap, and is returned as None. The cap is rounded
+    down, so that it never exceeds the given amount.
 
     Raises:
-        WattfareError: ``invalid_request``; not a finite number from 0 to 10⁹ USD.
+        WattfareError: ``invalid_request``; it is not a finite number from 0 to 10⁹ USD.
     """
     if value is None:
         return None
@@ -67,29 +68,29 @@ def cap_nanos(value: object) -> int | None:
         return nanos_floor(amount(value, most=MAX_CAP_USD))
     except ValueError:
         raise invalid_request(
-            "A monthly cap must be a finite number of USD from 0 to 1,000,000,000, such as 20. For"
-            " no cap, leave it out."
+            "A monthly cap must be a finite number of USD from 0 to 1,000,000,000, such as 20. To"
+            " set no cap, leave it out."
         ) from None
 
 
 def cap_usd(value: object) -> Usd | None:
-    """A cap as it goes over the wire: rounded as by :func:`cap_nanos`, in USD."""
+    """A cap in USD, as the protocol has it. It is rounded like :func:`cap_nanos`."""
     nanos = cap_nanos(value)
     return None if nanos is None else usd(nanos)
 
 
 def usd(nanos: int) -> Usd:
-    """Nano-dollars as USD, exactly, with as few digits as possible."""
+    """Convert nano-dollars to USD exactly, with as few digits as possible."""
     whole, rest = divmod(nanos, NANOS_PER_USD)
     return Usd(f"{whole}.{rest:09d}".rstrip("0").rstrip("."))
 
 
 def dollars(nanos: int, *, up: bool) -> str:
-    """Nano-dollars as text for people, such as ``$0.04``: two decimal places, or more for two
-    significant digits.
+    """Nano-dollars as text for people, such as ``$0.04``. The text has two decimal places. Small
+    amounts have more, for two significant digits.
 
     Args:
-        up: round up; otherwise down.
+        up: True to round up, False to round down.
     """
     places = max(2, _NANO_PLACES + 2 - len(str(nanos))) if nanos < NANOS_PER_USD else 2
     unit = 10 ** max(_NANO_PLACES - places, 0)
@@ -104,8 +105,8 @@ def nanos_floor(value: Decimal) -> int:
 
 
 def nanos_ceil(value: Decimal) -> int:
-    """A checked amount in USD as nano-dollars, rounded up. The cost of a call is rounded once, at
-    its end, in favor of the operator."""
+    """A checked amount in USD as nano-dollars, rounded up. The cost of a call is rounded only once,
+    at the end of the calculation, in favor of the operator."""
     return _nanos(value, _UP)
 
 
@@ -116,10 +117,10 @@ def in_whole_units(
 
     Args:
         prices: checked amounts, in USD.
-        factor: what each is multiplied by, from 0 to 1.
+        factor: a factor for each price, from 0 to 1.
 
     Returns:
-        How many units make a nano-dollar, and the prices.
+        How many units a nano-dollar has, and the prices in units.
     """
     if factor != _ONE:
         prices = {name: _UP.multiply(price, factor) for name, price in prices.items()}
@@ -131,13 +132,13 @@ def in_whole_units(
 
 
 def _units(price: Decimal, places: int) -> int:
-    if price and price.adjusted() < -places:  # finer than the finest unit: rounded up
+    if price and price.adjusted() < -places:  # smaller than the smallest unit: round up
         return 1
     return _whole(_UP.scaleb(price, places), _UP)
 
 
 def _nanos(value: Decimal, context: Context) -> int:
-    if value and value.adjusted() < -60:  # absurdly small: rounded up
+    if value and value.adjusted() < -60:  # extremely small: round up
         return 0 if context is _DOWN else 1
     try:
         nanos = context.scaleb(value, _NANO_PLACES)

@@ -1,6 +1,7 @@
 """Private: the connections of the openai clients that a Wattfare client creates.
 
-Its users share them: one HTTP client for each process, and one for each event loop.
+All users of the Wattfare client share them. There is one sync HTTP client for each process, and one
+async HTTP client for each event loop.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from .transport import LoopPool, Pool
 
 
 class OpenAIConnections:
-    """The HTTP clients, each created on first use. The openai package creates them, so its version
-    accepts them.
+    """The HTTP clients. Each is created on first use by the openai package, so it fits the
+    installed version of that package.
 
     Attributes:
         caller: the service and the secret key.
-        shared: the pool with the HTTP client of this process.
-        shared_async: the pool with the HTTP clients of the event loops.
+        shared: the pool of the sync HTTP client.
+        shared_async: the pool of the async HTTP clients.
     """
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self.shared: Pool[Any] = Pool(_connect, _close)
         self.shared_async: LoopPool[Any] = LoopPool(_connect_async, _close_async)
-        # An openai client is always in a reference cycle. Without this, the garbage collector could
-        # collect a connection before the object that closes it.
+        # An openai client is always part of a reference cycle. Without this finalizer, the garbage
+        # collector could collect a connection before the object that closes it.
         weakref.finalize(self, self.shared.close).atexit = False
 
 

@@ -1,4 +1,4 @@
-"""Private: checks the origin of a request, and makes the CORS headers."""
+"""Private: checks the origin of a request, and creates the CORS headers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from .web import Request
 
 logger = get_logger("wattfare_mw")
 
-#: Origins that no app lists. A rule that allows one of them allows every origin.
-_STRANGERS = tuple(
+#: Origins that an app would not list. A rule that allows one of them is treated as allowing every
+#: origin.
+_UNLISTED = tuple(
     f"{scheme}://{host}"
     for scheme in ("https", "http")
     for host in ("wattfare-stranger.com", "wattfare-stranger.org", "wattfare.stranger.invalid")
@@ -24,13 +25,15 @@ class AppCors:
     """What the app's own CORS middleware allows. An adapter creates it from the framework's
     settings.
 
-    A rule that allows every origin, such as ``*``, gives no permission here: the paths spend the
-    money of the user whose cookie comes with the request.
+    A rule that allows every origin, such as ``*``, is ignored: these paths spend the money of the
+    user whose cookie the request has.
 
     Args:
         is_allowed: returns True if the app's middleware allows this origin.
-        credentials: True if it allows cookies. If not, only requests without cookies are accepted.
-        answers: True if it adds the CORS headers to our responses, because it wraps our middleware.
+        credentials: True if it allows cookies. If False, only requests without cookies are
+            accepted.
+        answers: True if the app's middleware wraps ours, and so adds the CORS headers to our
+            responses.
     """
 
     def __init__(
@@ -39,11 +42,12 @@ class AppCors:
         self._is_allowed = is_allowed
         self.credentials = credentials
         self.answers = answers
-        self.allows_all = any(map(is_allowed, _STRANGERS))
+        self.allows_all = any(map(is_allowed, _UNLISTED))
         if self.allows_all:
             logger.warning(
-                "The app's CORS settings allow every origin. Wattfare's paths ignore this: list"
-                " the origins that may call them, there or in allowed_origins."
+                "The app's CORS settings allow every origin. Wattfare's paths ignore such a rule."
+                " List the origins that may call these paths, in the CORS settings or in"
+                " allowed_origins."
             )
 
     def allows(self, request: Request, origin: str) -> bool:
@@ -57,13 +61,13 @@ class AppCors:
 
 
 FindAppCors = Callable[[Request], AppCors | None]
-"""Returns what the CORS middleware of a request's app allows, or None if the app has no such
+"""Returns what the app's CORS middleware allows for a request. None if the app has no CORS
 middleware."""
 
 
 class Origins:
-    """The other sites whose pages may call: those in ``allowed_origins``, and those that the app's
-    own CORS middleware allows.
+    """The other sites whose pages may call our paths: those in ``allowed_origins``, and those that
+    the app's own CORS middleware allows.
 
     Raises:
         ValueError: an origin is invalid. The message says what to write.
@@ -72,36 +76,36 @@ class Origins:
     def __init__(self, listed: Iterable[str], app_cors: FindAppCors | None = None) -> None:
         self._listed = check_origins(listed)
         self._app_cors = app_cors
-        #: True if any other site can call. Most apps allow none.
+        #: True if the app may allow other sites. Most apps do not.
         self.any = bool(self._listed) or app_cors is not None
 
     def refuse_others(self, request: Request) -> None:
-        """Raise a 403 if a browser sends this request for another site. The request has the user's
-        cookies, but it may come from a page of that site and not from the user. Extensions and
-        packaged apps count as other sites."""
+        """Raise a 403 if the request comes from a page of another site. A browser may add the
+        user's cookies to such a request, although the user did not make it. Extensions and packaged
+        apps count as other sites."""
         headers = request.headers.common
         origin = headers.get("origin")
         if origin is not None and origin in self._listed:
             return
         site = headers.get("sec-fetch-site")
         if site is not None:
-            # A browser sends "none" for an action of its user, and for an extension.
+            # A browser sends "none" for an action of the user, and for a request of an extension.
             same = site == "same-origin" or (site == "none" and not _of_other_scheme(origin))
         elif origin is not None:
             same = _same_host(origin, request.headers.get("host", ""))
         else:
-            return  # not a browser, which would send one of them
+            return  # not a browser: a browser would send one of them
         if not same and not self.allow(request):
             raise invalid_request(
-                "This request comes from another site. An app that wants it lists that site's"
-                " origin in allowed_origins. A proxy in front of the app must pass on the Host"
-                " header, with its port.",
+                "This request comes from another site. To allow it, add the site's origin to"
+                " allowed_origins. If it comes from the app's own page, check that the proxy in"
+                " front of the app passes on the Host header, with its port.",
                 403,
             )
 
     def refuse_readers(self, request: Request) -> None:
-        """Raise a 403 if a page of another site could read the answer, because the app's own CORS
-        middleware lets every site read."""
+        """Raise a 403 if the request comes from a page of another site, and the app's own CORS
+        middleware would let every site read the answer."""
         cors = self._find(request)
         if (
             cors is not None
@@ -112,7 +116,7 @@ class Origins:
             self.refuse_others(request)
 
     def allow(self, request: Request) -> bool:
-        """True if a page of this request's origin may call."""
+        """True if a page of this request's origin may make the request."""
         origin = request.headers.common.get("origin")
         if origin is None:
             return False
@@ -147,19 +151,19 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?
 
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-#: Pages of these schemes have the origin "null", which any page can have.
+#: Pages with these schemes have the origin "null". Any page can have this origin.
 _OPAQUE = frozenset({"about", "blob", "data", "file", "javascript"})
-#: Pages of these schemes send no requests.
+#: Pages with these schemes do not send requests.
 _NO_PAGES = frozenset({"ftp", "ws", "wss"})
 
 
 def check_origins(origins: Iterable[str]) -> Collection[str]:
-    """Check ``allowed_origins``. Each must be exactly as a browser, an extension
-    (``chrome-extension://…``) or a packaged app (``capacitor://localhost``) sends it. A single
-    string is one origin.
+    """Check ``allowed_origins``. Each origin must have exactly the form in which a browser, an
+    extension (``chrome-extension://…``) or a packaged app (``capacitor://localhost``) sends it. A
+    single string is one origin.
 
     Raises:
-        ValueError: no request can have this origin. The message says what to write.
+        ValueError: an origin is invalid. The message says what to write.
     """
     checked = [origins] if isinstance(origins, str) else list(origins)
     for origin in checked:
@@ -170,14 +174,14 @@ def check_origins(origins: Iterable[str]) -> Collection[str]:
 
 
 def fault_in(origin: str) -> str | None:
-    """The fault of an origin, as the end of a sentence. None if it is valid."""
+    """What is wrong with an origin, as the end of a sentence. None if it is valid."""
     if "*" in origin:
-        return "is a wildcard: name each origin"
+        return "is a wildcard: list each origin"
     if origin == "null":
-        return "is the origin of any page that hides its own: it cannot be allowed"
+        return "is the origin of every page that hides its origin, so it cannot be allowed"
     scheme, separator, authority = origin.partition("://")
     if scheme in _OPAQUE or origin.partition(":")[0] in _OPAQUE:
-        return "is sent as 'null', which cannot be allowed"
+        return "cannot be allowed: browsers send such an origin as 'null'"
     if not separator or not _SCHEME.fullmatch(scheme) or scheme in _NO_PAGES:
         return "is not an origin such as 'https://app.example.com'"
     if "/" in authority:
@@ -185,15 +189,15 @@ def fault_in(origin: str) -> str | None:
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         return (
-            "is not an origin such as 'https://app.example.com' or 'https://xn--bcher-kva.example':"
-            " give a scheme, an ASCII host and a port only"
+            "is not an origin such as 'https://app.example.com' or"
+            " 'https://xn--bcher-kva.example': write only a scheme, an ASCII host and a port"
         )
     host, port = match.groups()
     if port is not None and (port.startswith("0") or int(port) > 65535):
         return f"has an invalid port: {port}"
     default = _DEFAULT_PORTS.get(scheme)
     if default is None:
-        return None  # its host may have capitals, as for Safari's extensions
+        return None  # the host of a Safari extension has capitals
     if host != host.lower():
         return f"must be in lower case: '{origin.lower()}'"
     if port == str(default):
@@ -209,7 +213,8 @@ def _of_other_scheme(origin: str | None) -> bool:
 
 
 def _same_host(origin: str, host: str) -> bool:
-    # Host and port only: behind a proxy that ends TLS the app does not see the scheme.
+    # Compare only the host and the port: behind a proxy that ends TLS, the app does not see the
+    # scheme.
     scheme, _, authority = origin.partition("://")
     default = _DEFAULT_PORTS.get(scheme)
     if default is None:

@@ -1,4 +1,4 @@
-"""Private: reads a request's body within a limit and, under ASGI, notices that the client has
+"""Private: reads request bodies within a limit. Under ASGI, it also detects that a client has
 left."""
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .offload import LARGE_BODY
 from .transport.base import LoopPool
 from .transport.idle import IdleTimer, IdleWait
 
-#: How long to wait before checking whether the client is still there, in seconds. A fast answer
-#: needs no check, which takes a task.
+#: How long a call runs before the check whether its client has left begins, in seconds. The check
+#: needs a task, and a fast answer does not need the check.
 WATCH_AFTER = 0.1
-#: How long a body may take to arrive, in seconds: a base time, plus one second for each number of
-#: bytes received. Time does not add up: after a pause of the base time, the body is refused,
-#: however much was received before.
+#: How long a body may take to arrive, in seconds: a base time, plus one second for each
+#: :data:`BODY_BYTES_PER_SECOND`. A body is also refused after a pause of the base time, even if it
+#: came fast before.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 
@@ -29,11 +29,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 def check_length(content_length: str | None, limit: int) -> bool:
-    """Refuse a body by its announced length. Returns True if the body is small, up to
-    :data:`.offload.LARGE_BODY`; False if it is large or its length is unknown.
+    """Refuse a body if its announced length is above the limit. Returns True if the body has at
+    most :data:`.offload.LARGE_BODY` bytes; False if it is larger or its length is unknown.
 
     Raises:
-        WattfareError: ``invalid_request``, 413; it is larger than this.
+        WattfareError: ``invalid_request``, 413; the body is too large.
     """
     if content_length is None or not content_length.isdecimal():
         return False
@@ -44,23 +44,24 @@ def check_length(content_length: str | None, limit: int) -> bool:
 
 
 def too_large(limit: int) -> WattfareError:
-    """The error for a body of more bytes than this."""
+    """The error for a body above this number of bytes."""
     return invalid_request(f"The body is larger than {limit:,} bytes.", 413)
 
 
 async def read_body(
     receive: Receive, limit: int, cut_short: Callable[[], Exception], claim: BodyClaim | None = None
 ) -> bytes:
-    """The request's body. If it came in one piece, it is not copied.
+    """Read the request's body. If it comes in one piece, it is not copied.
 
     Args:
-        limit: the most bytes.
+        limit: the maximum number of bytes.
         cut_short: returns the error to raise if the client leaves before the end of the body.
-        claim: the claim on the memory of the body.
+        claim: the claim of this body on memory, see :mod:`.body_memory`.
 
     Raises:
-        WattfareError: ``invalid_request``, 413: the body is larger than ``limit``; 408: it takes
-            too long to arrive; ``upstream``, 503: there is no room for it.
+        WattfareError: ``invalid_request``, 413, if the body is larger than ``limit``.
+            ``invalid_request``, 408, if it takes too long to arrive. ``upstream``, 503, if there is
+            not enough memory for it.
     """
     parts: list[bytes] = []
     size = 0
@@ -82,7 +83,7 @@ async def read_body(
             if more:
                 wait.since = min(wait.since + len(part) / BODY_BYTES_PER_SECOND, wait.now())
     except BaseException as error:
-        parts.clear()  # the error's traceback keeps this frame alive, perhaps for long
+        parts.clear()  # the error's traceback keeps this frame alive
         if wait.ended_by(error):
             raise invalid_request("The body took too long to arrive.", 408) from None
         raise
@@ -92,7 +93,7 @@ async def read_body(
 
 
 class _BodyWait(IdleWait):
-    """Waits for a body. If it takes too long, its task is cancelled."""
+    """The wait for a body. If it takes too long, the reading task is cancelled."""
 
     __slots__ = ("_late", "_task")
 
@@ -107,24 +108,24 @@ class _BodyWait(IdleWait):
             self._task.cancel()
 
     def ended_by(self, error: BaseException) -> bool:
-        """True if this error is the cancellation by :meth:`timed_out` alone."""
+        """True if this error is only the cancellation by :meth:`timed_out`."""
         if not self._late or self._task is None:
             return False
         return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
 
 
 class ClientGoneError(Exception):
-    """The client has left. The server reported it when we sent something."""
+    """The client has left. The server reported this when we sent something."""
 
 
 class UntilDisconnect(IdleWait):
-    """A block that is cancelled when the client leaves, as by :func:`asyncio.timeout`. The
-    cancellation ends with the block.
+    """A block that is cancelled when the client leaves. As with :func:`asyncio.timeout`, the
+    cancellation does not leave the block.
 
     Args:
-        receive: the ``receive`` of the request. Its body must be read before :meth:`watch` is
+        receive: the ``receive`` of the request. The body must be read before :meth:`watch` is
             called.
-        goes_on: called when the client leaves. If it returns True, nothing is cancelled.
+        goes_on: called when the client leaves. If it returns True, the block is not cancelled.
     """
 
     __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_task", "_watcher")
@@ -132,20 +133,20 @@ class UntilDisconnect(IdleWait):
     def __init__(self, receive: Receive, goes_on: Callable[[], bool] = lambda: False) -> None:
         self._receive = receive
         self._goes_on = goes_on
-        self._context: Context | None = None  # until then, nothing is watched
+        self._context: Context | None = None  # None until `watch` is called
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._gone = False
 
     def watch(self) -> None:
-        """Start watching soon."""
+        """Start to check after :data:`WATCH_AFTER` seconds whether the client has left."""
         if self._context is None:
-            # A wrapper of `receive` may use the context of its request.
+            # A wrapper around `receive` may use the context of its request.
             self._context = copy_context()
             super().__init__(_IDLE_TIMERS.get())
 
     def timed_out(self) -> None:
-        """Watch the client from now on."""
+        """Start the task that waits for the client to leave."""
         loop = asyncio.get_running_loop()
         self._watcher = loop.create_task(self._watch_client(), context=self._context)
 
@@ -171,19 +172,21 @@ class UntilDisconnect(IdleWait):
             self.end()
         if self._watcher is not None:
             self._watcher.cancel()
-            # Break the reference cycle, which only the garbage collector could free.
+            # Break the reference cycle: otherwise, only the garbage collector could free it.
             self._watcher = None
         if isinstance(error, ClientGoneError):
             return True
         if not self._gone or task is None:
             return False
         if kind is None:
-            # The block ended at the same moment. The cancellation is still pending.
+            # The block ended just before the cancellation arrived, so the cancellation is still
+            # pending.
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
                 kind = asyncio.CancelledError
-        # One cancellation is ours. If the server has requested another, it goes on.
+        # Suppress only our own cancellation. If the server has also cancelled the task, its
+        # cancellation continues.
         return task.uncancel() == 0 and kind is asyncio.CancelledError
 
 

@@ -1,4 +1,4 @@
-"""Private: decides whether a call is made again, and after how long."""
+"""Private: decides whether and when a failed call is retried."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 
 from .errors import WattfareError, WattfareNetworkError, WattfareRateLimitError
 
-#: The longest wait, in seconds. The caller decides about longer ones.
+#: The longest delay before a retry, in seconds. If the service asks for a longer one, the error is
+#: raised.
 MAX_RETRY_DELAY = 30.0
-#: Inside a request to an app, a call is made again at most once, after this time, in seconds.
+#: Inside a request to an app, a call is retried at most once, after this time, in seconds.
 REQUEST_RETRY_DELAY = 0.1
-#: Inside a request to an app, a call that took longer than this to fail is not made again
-#: (seconds).
+#: Inside a request to an app, a call that took longer than this to fail is not retried, in seconds.
 REQUEST_RETRY_WITHIN = 1.0
 
 
@@ -23,18 +23,19 @@ def retry_delay(
     in_request: bool = False,
     took: float = 0.0,
 ) -> float | None:
-    """How long to wait before the call is made again, in seconds; None if it is not made again.
+    """The delay before the call is retried, in seconds; None if it is not retried.
 
-    An inference call is repeated only if the connection was never made, so that nothing can have
-    been billed. Any other call is repeated if the failure may be temporary.
+    An inference call is retried only if there was no connection, so that nothing can have been
+    billed. Other calls are retried if the failure may be temporary.
 
     Args:
         failure: the error of the last attempt.
-        attempt: the number of attempts before it.
-        repeatable: True if a second call bills nothing.
-        in_request: True inside a request to an app. A wait would block a worker of the app, and so
-            the app's other users. So the failure is passed on if it is a 429, has a
-            ``Retry-After``, or came late. Any other call is tried once more, soon.
+        attempt: the number of attempts before the last one.
+        repeatable: True if a retry cannot bill anything.
+        in_request: True inside a request to an app. There, a delay would block a worker of the app,
+            and so its other users. The call is not retried if the failure is a 429, has a
+            ``Retry-After`` or came late. Otherwise, it is retried once after
+            :data:`REQUEST_RETRY_DELAY`.
         took: how long the last attempt took, in seconds.
     """
     if in_request and (
@@ -55,7 +56,8 @@ def retry_delay(
         return None
     if in_request:
         return REQUEST_RETRY_DELAY
-    # Without jitter, the retries of many clients at once would keep a struggling service down.
+    # Jitter spreads the retries of many clients, so that they do not overload a service that
+    # recovers.
     delay = 0.5 * 2 ** min(attempt, 4) * random.uniform(0.5, 1.0)  # noqa: S311
     if failure.retry_after is not None:
         delay = max(delay, failure.retry_after)

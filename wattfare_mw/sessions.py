@@ -1,5 +1,5 @@
-"""Private: the rule of the token route: who makes the request, which cap to ask for, and the
-response."""
+"""Private: the rule of the token route. It finds the user and the cap, creates a session token, and
+returns the response."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .web import Request, Response, json_response
 
 Limit = LimitLike | SessionRequest
 RequestLimitOption = Limit | Callable[[Any], Limit | Awaitable[Limit]]
-"""The option ``request_limit``: the monthly cap to ask for in USD, or a function of the request
-that gives it. The function may be async."""
+"""The option ``request_limit``: the monthly cap to ask for, in USD, or a function of the request
+that returns it. The function may be async."""
 
 AccountLabelOption = str | None | Callable[[Any], str | Awaitable[str | None] | None]
 """The option ``account_label``: the name of the user's account at the app, or a function of the
@@ -28,16 +28,16 @@ request that returns it. The function may be async."""
 
 
 class TokenRoute:
-    """The token route's rule, for one app.
+    """The token route of one app.
 
     Args:
-        caller: makes the calls that create the tokens.
+        caller: makes the calls to the service.
         resolve_user: returns the id of the user who makes a request, or None.
         request_limit: the monthly cap to ask for, in USD, or a function of the request that returns
             it.
         account_label: the name of the user's account at the app, or a function of the request that
             returns it.
-        origins: the other sites whose pages may call it.
+        origins: the other sites whose pages may call the route.
     """
 
     def __init__(

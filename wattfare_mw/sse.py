@@ -1,7 +1,7 @@
 """Private: reads and writes event streams as bytes.
 
-It follows the WHATWG's "Server-sent events". A line ends with LF, CRLF or CR only (U+2028 is text).
-An empty line ends an event. An event without an end is ignored.
+It follows the WHATWG's "Server-sent events". A line ends with LF, CRLF or CR (but not with U+2028).
+An empty line ends an event. An incomplete event at the end is ignored.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .errors import STATUS_BY_CODE, WattfareError, make_error, wire_error
 CONTENT_TYPE = "text/event-stream"
 #: The data of the last event of a complete answer.
 DONE = b"[DONE]"
-#: The most bytes of an event.
+#: The maximum size of an event, in bytes.
 MAX_EVENT_BYTES = 32 * 2**20
-#: The most lines of an event. A line takes more memory than its bytes.
+#: The maximum number of lines in an event. A line takes more memory than its bytes.
 MAX_EVENT_LINES = 200_000
 
-# A line end and the empty lines after it. The atomic group keeps a CRLF in one piece.
+# A line end and the empty lines after it. The atomic group does not split a CRLF.
 _EVENT_END = re.compile(rb"(?>\r\n|\r|\n)[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
@@ -32,30 +32,32 @@ _COMMENTS_ONLY = re.compile(rb"[\r\n]*(?::[^\r\n]*[\r\n]+)+")
 
 
 class EventTooLargeError(ValueError):
-    """An event passed :data:`MAX_EVENT_BYTES` or :data:`MAX_EVENT_LINES`."""
+    """An event exceeds :data:`MAX_EVENT_BYTES` or :data:`MAX_EVENT_LINES`."""
 
 
 class Splitter:
-    """Splits a stream, however it is chunked, after its last complete event.
+    """Splits a stream into complete events and an incomplete rest. A chunk may start and end
+    anywhere in an event.
 
-    ``feed`` returns the bytes of all complete events unchanged, and keeps the rest. In the usual
-    case, a chunk ends with an event and is returned as it is.
+    ``feed`` returns the bytes of all complete events unchanged, and keeps the rest. Usually, a
+    chunk ends with an event, and is returned without a copy.
     """
 
     __slots__ = ("_line_end", "_line_ends", "_parts", "_size")
 
     def __init__(self) -> None:
-        # The incomplete event, in pieces: joining them each time would take the square of its
-        # length. If its last byte ends a line, it is examined again.
+        # The pieces of the incomplete event. If each chunk joined them, the time would grow with
+        # the square of the event's length.
         self._parts: list[bytes] = []
         self._size = self._line_ends = 0
         self._line_end = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """The events that are complete with this chunk, as bytes; maybe empty.
+        """Add a chunk. Returns the bytes of the events that are now complete; empty if there are
+        none.
 
         Raises:
-            EventTooLargeError: the incomplete event is too large.
+            EventTooLargeError: an event is too large.
         """
         if not self._line_end and not self._parts and chunk.endswith(b"\n\n"):
             return chunk
@@ -86,29 +88,29 @@ class Splitter:
 
     @property
     def ends(self) -> bool:
-        """True if the incomplete event is the end of a complete answer. Some servers leave out the
-        empty line after it, and may leave the connection open."""
+        """True if the rest is the last event of an answer. Some servers leave out the empty line
+        after it, and may keep the connection open."""
         return 0 < self._size <= _DONE_BYTES and _DONE_LINE.fullmatch(self.rest) is not None
 
     def finish(self) -> bytes:
-        """Handle the end of the bytes. Returns the incomplete event as a complete one, or nothing.
-        A server may leave out the empty line after the last event."""
+        """Handle the end of the stream. Returns the rest as a complete event, because a server may
+        leave out the empty line after the last event."""
         rest, self._parts, self._line_end = self.rest, [], b""
         self._size = self._line_ends = 0
         return rest.rstrip(b"\r\n") + b"\n\n" if rest else b""
 
 
 def _last_event_end(data: bytes, *, under_way: bool) -> int:
-    """The end of the last complete event in ``data`` and of the empty lines after it; 0 if there is
-    none. ``under_way``: True if ``data`` starts inside an event."""
+    """The end of the last complete event in ``data``, including the empty lines after it; 0 if
+    there is no complete event. ``under_way``: True if ``data`` starts inside an event."""
     if data.endswith(b"\n\n"):
         return len(data)
-    # Between two events: an empty line, or the LF of a CRLF, belongs to the event before.
+    # Between two events, an empty line or the LF of a CRLF belongs to the previous event.
     end = 0 if under_way else len(data) - len(data.lstrip(b"\r\n"))
-    if data.find(b"\r") < 0:  # as most servers write them
+    if data.find(b"\r") < 0:  # most servers use only LF
         last = data.rfind(b"\n\n")
         return end if last < 0 else last + 2
-    # Search for the common endings from the end. A later ending can only have CRs in it.
+    # Search for the common endings from the end. Only an ending with CRs can come after them.
     position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
     for match in _EVENT_END.finditer(data, position):
         end = match.end()
@@ -133,9 +135,9 @@ def last_event(block: bytes) -> int:
 
 
 def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
-    """The start and end of each event that contains one of ``marks``, in a block of complete
-    events. A mark is within one line. Other events are not examined."""
-    if b"\r" in block:  # the start of an event is known only from the one before
+    """The start and the end of each event that contains one of ``marks``, in a block of complete
+    events. A mark does not span lines. Other events are not parsed."""
+    if b"\r" in block:  # only the end of the previous event shows the start of an event
         end = 0
         for raw in split(block):
             start, end = end, end + len(raw)
@@ -143,7 +145,7 @@ def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
                 yield start, end
         return
     end = 0
-    # Search for each mark once: the search for an absent one goes to the end of the block.
+    # Search for each mark only once: the search for a missing mark goes to the end of the block.
     ahead = [block.find(mark) for mark in marks]
     while (found := min((place for place in ahead if place >= 0), default=-1)) >= 0:
         before = block.rfind(b"\n\n", end, found)
@@ -153,23 +155,24 @@ def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
         while block[end : end + 1] == b"\n":
             end += 1
         yield start, end
-        # One by one: a regular expression for all of them takes a hundred times as long.
+        # A regular expression for all marks would take a hundred times as long.
         for number, place in enumerate(ahead):
             if 0 <= place < end:
                 ahead[number] = block.find(marks[number], end)
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event: its data as bytes (UTF-8), and its type, if any."""
+    """An event. ``data`` is UTF-8."""
 
     data: bytes
     type: str = "message"
 
 
 def lone_data(block: bytes) -> bytes | None:
-    """The data of a block with one event of one line, the usual case; None for any other."""
-    # Called for each event of a stream. (`find` is faster than `in`, which first checks for a
-    # number, and a subscript is faster than `endswith`.)
+    """The data of a block with one event of one line, which is the usual case. None for any other
+    block."""
+    # This runs for each event of a stream. `find` is faster than `in`, which first checks for a
+    # number. A subscript is faster than `endswith`.
     end = len(block) - 2
     if block.startswith(b"data: ") and block.find(b"\n") == end and block[-1] == _LF:
         return block[6:end] if block.find(b"\r") < 0 else None
@@ -177,8 +180,8 @@ def lone_data(block: bytes) -> bytes | None:
 
 
 def data_lines(block: bytes) -> list[bytes] | None:
-    """The data of each event of a block in which every event is one line ``data: …``, the usual
-    case; None for any other."""
+    """The data of each event of a block, if every event is one line ``data: …``. None for any other
+    block."""
     if b"\r" in block or not block.endswith(b"\n\n"):
         return None
     lines = block[:-2].split(b"\n\n")
@@ -189,7 +192,7 @@ def data_lines(block: bytes) -> list[bytes] | None:
 
 
 def events(block: bytes) -> Iterator[Event]:
-    """The events in a block of complete events, without comments and events without data."""
+    """The events in a block of complete events. Comments, and events without data, are left out."""
     lone = lone_data(block)
     if lone is not None:
         yield Event(lone)
@@ -213,7 +216,7 @@ def events(block: bytes) -> Iterator[Event]:
 
 
 def may_hold_comments(block: bytes) -> bool:
-    """True if a block of complete events has a comment."""
+    """True if a block of complete events may have a comment."""
     return block.startswith(b":") or block.find(b"\n:") >= 0 or block.find(b"\r:") >= 0
 
 
@@ -223,12 +226,12 @@ def is_comment(event: bytes) -> bool:
 
 
 def write(data: bytes) -> bytes:
-    """An event with this data, which must not contain a line end (JSON never does)."""
+    """An event with this data. The data must not contain a line end. Compact JSON never does."""
     return b"data: " + data + b"\n\n"
 
 
 def write_error(error: WattfareError) -> bytes:
-    """The event that tells a client that the stream ends here and is incomplete."""
+    """The event that ends an incomplete stream with an error."""
     return write(error.to_json())
 
 
@@ -238,7 +241,7 @@ def is_done(data: bytes) -> bool:
 
 
 def is_ping(event: Event) -> bool:
-    """True if an event only keeps the connection open. Its data need not be JSON."""
+    """True if an event only keeps the connection open. Its data may not be JSON."""
     return not event.data.strip() or event.type in ("ping", "heartbeat", "keepalive", "keep-alive")
 
 
@@ -249,7 +252,8 @@ def error_in(data: bytes) -> WattfareError | None:
     error = wire_error(data)
     if error is None:
         return None
-    # A stream has no status for an error. Each code has its own; any other error is the upstream's.
+    # An event has no status, so the error gets the default status of its code. An error without a
+    # code comes from the upstream.
     code = error.code or "upstream"
     return make_error(
         code,

@@ -1,8 +1,7 @@
 """Private: threads in which the app's sync functions run under ASGI, so that they may block.
 
-Why not asyncio's default executor? It has only a few threads, and resolves host names, too: slow
-functions would block each other and all host name look-ups. It is also slow: here, a job is a tuple
-in a queue.
+asyncio's default executor has only a few threads, and it also looks up host names. Slow functions
+would block each other and these lookups. It is also slower: here, a job is a tuple in a queue.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import SyncToAsync
 
-#: The most functions that run at once in a process, as in Starlette.
+#: The maximum number of functions that run at once in a process, as in Starlette.
 MOST_THREADS = 40
 
 
@@ -31,14 +30,14 @@ class _Job(NamedTuple):
 
 
 class Threads:
-    """Runs functions for any event loop of this process. Threads start on demand, and wait for more
-    work. They are daemons, so the process can exit at any time."""
+    """Runs functions for the event loops of this process. A thread starts when it is needed, and
+    then waits for more work. Threads are daemons, so the process can exit at any time."""
 
     def __init__(self, most: int = MOST_THREADS) -> None:
         self._most = most
         self._begin()
         if hasattr(os, "register_at_fork"):
-            # A forked child does not have its parent's threads.
+            # A forked child does not have the threads of its parent.
             os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -49,13 +48,13 @@ class Threads:
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function in a thread, with the caller's context variables, and return its result.
-        Changes of context variables reach the caller.
+        The caller sees the function's changes to context variables.
 
-        If the caller is cancelled, a function that has started goes on, and one that has not is not
+        If the caller is cancelled, a running function continues, and a waiting function is not
         called.
 
         Raises:
-            BaseException: an exception of the function; a RuntimeError for a StopIteration.
+            BaseException: the function's exception. A StopIteration becomes a RuntimeError.
         """
         loop = asyncio.get_running_loop()
         context = copy_context()
@@ -78,26 +77,26 @@ class Threads:
         except RuntimeError:  # the system cannot start more threads
             with self._lock:
                 self._threads -= 1
-                if self._threads:  # the others will take this job
+                if self._threads:  # another thread will run this job
                     return
             future.cancel()
             raise
 
     def _work(self) -> None:
         jobs, lock = self._jobs, self._lock
-        # asgiref looks here for the event loop for `async_to_sync` inside the function.
+        # If the function calls `async_to_sync`, asgiref looks for the event loop here.
         here: Any = SyncToAsync.threadlocal
         here.main_event_loop_pid = os.getpid()
         while True:
             job = jobs.get()
             here.main_event_loop = job.loop
             result, failure = _call(job)
-            with lock:  # before its caller sees the result, because it may submit the next job
+            with lock:  # before the caller gets the result and submits its next job
                 self._unfinished -= 1
-            # The event loop is closed, so nothing waits any more.
+            # The event loop may be closed. Then the caller no longer waits.
             with suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(_deliver, job.future, result, failure)
-            # Keep no references while idle.
+            # An idle thread keeps no references.
             here.main_event_loop = None
             del job, result, failure
 
@@ -107,13 +106,13 @@ def _call(job: _Job) -> tuple[Any, BaseException | None]:
         return None, None
     try:
         return job.context.run(job.function, *job.args), None
-    except StopIteration as error:  # of a bare `next(…)`
-        # A future cannot have one.
+    except StopIteration as error:  # from a `next(…)` in the function
+        # A future cannot have a StopIteration.
         failure = RuntimeError(f"{job.function!r} raised StopIteration")
         failure.__cause__ = error
         return None, failure
     except BaseException as error:
-        del job  # break the cycle: the future has the error, whose traceback has this frame
+        del job  # break a reference cycle: future, error, traceback, this frame
         return None, error
 
 
@@ -127,7 +126,7 @@ def _deliver(future: asyncio.Future[Any], result: Any, failure: BaseException | 
 
 
 def _take_over(context: Context) -> None:
-    """Copy changes of context variables from this context."""
+    """Copy the context variables of this context that have changed."""
     for variable, value in context.items():
         try:
             if variable.get() is value:

@@ -1,7 +1,7 @@
 """Private: lets one payer read one large body at a time.
 
-All large bodies of a process are read in two threads. Without turns, the bodies of one payer could
-fill the queue, and those of others would wait behind them.
+Two threads read all large bodies of a process. Without turns, the bodies of one payer could fill
+the queue, and the bodies of other payers would wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _locks: LoopPool[WeakValueDictionary[Hashable, asyncio.Lock]] = LoopPool(WeakVal
 
 
 def turn_of(payer: Hashable) -> asyncio.Lock:
-    """The turn of this payer. Use it in an ``async with`` block."""
+    """Wait for the turn of this payer, and hold it during an ``async with`` block."""
     locks = _locks.get()
     lock = locks.get(payer)
     if lock is None:

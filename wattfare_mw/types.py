@@ -1,4 +1,5 @@
-"""Private: the shapes of the protocol: camelCase on the wire, snake_case here, exact amounts."""
+"""Private: the objects of the protocol. Their JSON has camelCase names, and their attributes have
+snake_case names. Amounts are exact."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from .errors import invalid_request
 from .money import Usd
 
 T = TypeVar("T")
-#: An app's own id of a user. An int and a UUID become their ``str()``.
+#: An app's own id of a user. An int or a UUID is converted with ``str()``.
 UserId = str | int | UUID
 
 #: The prefix of each path of the protocol.
@@ -26,16 +27,15 @@ API_PREFIX = "/api/v1"
 USER_HEADER = "x-wattfare-user"
 #: The header with the grant that pays (our choice).
 GRANT_HEADER = "x-wattfare-grant"
-#: The header with which an app chooses what to do if a budget pays for less than was asked (our
-#: choice).
+#: The header that says what to do if the budget does not cover the whole call (our choice).
 LOW_BUDGET_HEADER = "x-wattfare-on-low-budget"
-#: Its values: lower the call's limit, or refuse the call.
+#: The values of this header: lower the call's ``max_tokens``, or refuse the call.
 OnLowBudget = Literal["lower", "refuse"]
-#: The header with which an app lets a call wait for its budget, in seconds (our choice).
+#: The header that says how long a call may wait for its budget, in seconds (our choice).
 WAIT_HEADER = "x-wattfare-wait"
 #: The longest such wait, in seconds (our choice).
 MAX_WAIT_SECONDS = 60
-#: The response header with the lowered limit of a call, in tokens (our choice).
+#: The response header with the lowered ``max_tokens`` of a call (our choice).
 LOWERED_HEADER = "x-wattfare-max-tokens"
 #: The response header with the amount that a call without a bound holds, in USD (our choice).
 RESERVED_HEADER = "x-wattfare-reserved"
@@ -46,13 +46,13 @@ MAX_USER_ID = 256
 #: The longest accepted name of a user's account at an app, in characters (our choice).
 MAX_ACCOUNT_LABEL = 200
 _NOT_IN_USER_IDS = re.compile("[\0\ud800-\udfff]")
-#: A valid ``X-Request-Id``. Any other is replaced by a new one (our choice).
+#: A valid ``X-Request-Id``. An invalid one is replaced by a new id (our choice).
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,128}")
 
 
 def check_user_id(user_id: object) -> str:
-    """Check an app's id of a user: text of 1 to :data:`MAX_USER_ID` characters, without NUL, which
-    databases cannot store, and without halves of surrogate pairs, which UTF-8 cannot encode.
+    """Check an app's id of a user. It is text of 1 to :data:`MAX_USER_ID` characters. It must not
+    contain NUL, which databases cannot store, or a lone surrogate, which UTF-8 cannot encode.
 
     Raises:
         WattfareError: ``invalid_request``; the id is invalid.
@@ -69,7 +69,7 @@ def check_user_id(user_id: object) -> str:
 
 
 def user_id_text(user_id: object) -> str:
-    """An app's id of a user (a string, an int or a UUID) as checked text.
+    """Convert an app's id of a user (a string, an int or a UUID) to text, and check it.
 
     Raises:
         WattfareError: ``invalid_request``; the id is invalid.
@@ -87,8 +87,8 @@ def user_id_text(user_id: object) -> str:
 
 
 def _plain(user_id: object, kind: type[UserId]) -> str:
-    """The text of an id. For a member of an enum, the text of its value, and not its name. A lazy
-    object, such as Django's, only claims to be of its kind. Its own text is that of its value."""
+    """The text of an id. For a member of an enum, this is the text of its value, not its name. A
+    lazy object, such as Django's, only pretends to have its type, so its own ``str()`` is used."""
     if type(user_id) is str:
         return user_id
     if not issubclass(type(user_id), kind):
@@ -98,13 +98,13 @@ def _plain(user_id: object, kind: type[UserId]) -> str:
 
 
 def readable_label(label: object) -> str | None:
-    """The name of a user's account at an app, as a person can read it. Hidden characters are
-    removed, and a long name is cut, because a name that a user has chosen must not break the app.
+    """Make the name of a user's account readable. Hidden characters are removed, and a long name is
+    cut. It is not refused, because a name that a user has chosen must not break the app.
 
-    Returns: up to :data:`MAX_ACCOUNT_LABEL` characters; None if nothing is left.
+    Returns: up to :data:`MAX_ACCOUNT_LABEL` characters; None if no characters are left.
 
     Raises:
-        WattfareError: ``invalid_request``; it is not a string.
+        WattfareError: ``invalid_request``; the label is not a string.
     """
     if not isinstance(label, str):
         raise invalid_request(f"An account label must be a string, not {type(label).__name__}.")
@@ -116,8 +116,9 @@ def readable_label(label: object) -> str | None:
 
 
 def is_hidden(character: str) -> bool:
-    """True for what no account label has: control characters, and marks that change the order of
-    the characters around them. Two joiners are allowed: some scripts need them, and emoji do."""
+    """True for characters that an account label must not have: control characters, and marks that
+    change the direction of text. Two joiners are allowed, because some scripts and emoji need
+    them."""
     kind = unicodedata.category(character)
     return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in "\u200c\u200d")
 
@@ -126,10 +127,10 @@ class RequestLimit(msgspec.Struct, rename="camel", frozen=True):
     """The cap that an app asks for on behalf of its user.
 
     Args:
-        monthly_usd: USD per month, 0 to 10⁹; None asks for no cap.
+        monthly_usd: USD per month, from 0 to 10⁹. If None, the app does not ask for a cap.
 
     Raises:
-        WattfareError: ``invalid_request``; it is not such a number.
+        WattfareError: ``invalid_request``; the cap is not such a number.
     """
 
     monthly_usd: Usd | None = None
@@ -150,7 +151,7 @@ class SessionRequest(msgspec.Struct, rename="camel", frozen=True, omit_defaults=
 
 
 class CreatedSession(msgspec.Struct, rename="camel", frozen=True):
-    """A session token for one user's browser, and its expiry in Unix seconds."""
+    """A session token for one user's browser. ``expires_at`` is in Unix seconds."""
 
     token: str
     expires_at: int
@@ -160,13 +161,13 @@ class CreatedSession(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Limits(msgspec.Struct, rename="camel", frozen=True):
-    """The caps in force. ``monthly_usd=None`` means unlimited."""
+    """The current cap. If ``monthly_usd`` is None, there is no cap."""
 
     monthly_usd: Usd | None = None
 
 
 class Usage(msgspec.Struct, rename="camel", frozen=True):
-    """The amount that the user was billed in this UTC month, in USD."""
+    """The amount billed in the current month (UTC), in USD."""
 
     monthly_usd: Usd = Usd(0)
 
@@ -176,9 +177,9 @@ class ConnectionStatus(msgspec.Struct, rename="camel", frozen=True):
 
     Attributes:
         connected: True if the user has connected a budget.
-        limits: the caps in force; None if not connected.
-        usage: what was billed in this UTC month.
-        remaining_usd: what is left of the cap; None if unlimited; 0 if not connected.
+        limits: the current cap. None if not connected.
+        usage: the amount billed in the current month (UTC).
+        remaining_usd: the rest of the cap, in USD. None if there is no cap; 0 if not connected.
     """
 
     connected: bool
@@ -188,7 +189,8 @@ class ConnectionStatus(msgspec.Struct, rename="camel", frozen=True):
 
 
 class GrantResult(msgspec.Struct, rename="camel", frozen=True):
-    """A one-time grant: a token for a number of requests until ``expires_at`` (Unix seconds)."""
+    """A one-time grant: a token that pays for a number of requests until ``expires_at`` (Unix
+    seconds)."""
 
     grant_token: str
     expires_at: int
@@ -201,7 +203,7 @@ class GrantResult(msgspec.Struct, rename="camel", frozen=True):
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """The tokens of a call, as the provider counts them."""
+    """The tokens of a call, as counted by the provider."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -209,34 +211,32 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def encode(value: object) -> bytes:
-    """``value`` as JSON. Amounts keep all their digits.
+    """Encode ``value`` as JSON. Amounts keep all their digits.
 
     Raises:
-        TypeError: a value in it has no JSON form.
-        WattfareError: ``invalid_request``; a text in it has half of a surrogate pair.
+        TypeError: a value in it cannot be converted to JSON.
+        WattfareError: ``invalid_request``; a text in it has a lone surrogate.
     """
     try:
         return _ENCODER.encode(value)
     except UnicodeEncodeError:
-        raise invalid_request(
-            "A text has half of a surrogate pair, which UTF-8 cannot encode."
-        ) from None
+        raise invalid_request("A text has a lone surrogate, which UTF-8 cannot encode.") from None
 
 
 def decode(shape: type[T], body: bytes) -> T:
-    """``body`` as ``shape``. Unknown fields are ignored.
+    """Decode ``body`` as a ``shape``. Unknown fields are ignored.
 
     Raises:
-        msgspec.MsgspecError: it is not JSON, or does not have this shape.
+        msgspec.MsgspecError: the body is not JSON, or does not have this shape.
     """
     return _decode(_decoder(shape), body)
 
 
 def decode_raw(body: bytes) -> dict[str, Any]:
-    """A JSON object with all its fields.
+    """Decode a JSON object with all its fields.
 
     Raises:
-        msgspec.MsgspecError: it is not a JSON object.
+        msgspec.MsgspecError: the body is not a JSON object.
     """
     return _decode(_RAW_DECODER, body)
 
@@ -261,15 +261,15 @@ def _decode_other(shape: type[Any], value: Any) -> Any:
 
 
 def exact(digits: str) -> Decimal:
-    """A number of JSON, for a decoder's ``float_hook``.
+    """Convert a JSON number to a Decimal, as a decoder's ``float_hook``.
 
     Raises:
-        ValueError: its exponent is out of any range.
+        ValueError: the exponent is too large.
     """
     try:
         return Decimal(digits)
     except InvalidOperation:  # an exponent of twenty digits
-        raise ValueError("a number out of any range") from None
+        raise ValueError("a number has too large an exponent") from None
 
 
 _RAW_DECODER = msgspec.json.Decoder(dict[str, Any])
@@ -278,5 +278,5 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=_encode_other)
 
 @cache
 def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
-    # Numbers are Decimal, so that no digit is lost in a float.
+    # Numbers become Decimal, because a float would lose digits.
     return msgspec.json.Decoder(shape, dec_hook=_decode_other, float_hook=exact)

@@ -1,4 +1,4 @@
-"""Private: paths of OpenAI's API that are not served, and what to use instead."""
+"""Private: the errors for unsupported paths of OpenAI's API. They say what to use instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CHAT = (
     "ChatOpenAI(use_responses_api=False)."
 )
 _MESSAGES = "Use POST {base}/chat/completions with `messages`."
-_NOT_SERVED = "This service serves chat completions only: POST {base}/chat/completions."
+_NOT_SERVED = "Only chat completions are supported: POST {base}/chat/completions."
 #: What to use instead, by the first part of the path.
 _ADVICE: dict[str, str] = {
     "responses": _CHAT,
@@ -27,26 +27,26 @@ _ADVICE: dict[str, str] = {
         ),
         _NOT_SERVED,
     ),
-    # OpenRouter's.
+    # A path of OpenRouter's API.
     "generation": "The cost of a call is in its answer: `usage.cost`.",
-    **dict.fromkeys(("credits", "key"), "The status has the user's budget."),
+    **dict.fromkeys(("credits", "key"), "The status path returns the user's budget."),
 }
-#: The methods of these paths in OpenAI's API.
+#: The methods that OpenAI's API has for these paths.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _COMPLETIONS = "chat/completions"
 
 
 def refusal(base: str, tail: str) -> WattfareError | None:
-    """The 404 error for a path of OpenAI's API that is not served, or None for any other path.
+    """The 404 error for an unsupported path of OpenAI's API. None for any other path.
 
     Args:
-        base: the path of an OpenAI client's base URL: ``/api/v1``.
-        tail: the rest of the path: ``responses/resp_1``.
+        base: the path of an OpenAI client's base URL, such as ``/api/v1``.
+        tail: the rest of the path, such as ``responses/resp_1``.
     """
     advice = _advice(base, tail)
     if advice is None:
         return None
-    return invalid_request(f"`/{tail[:64]}` is not served. {advice}", 404)
+    return invalid_request(f"`/{tail[:64]}` is not supported. {advice}", 404)
 
 
 def _advice(base: str, tail: str) -> str | None:
@@ -56,7 +56,7 @@ def _advice(base: str, tail: str) -> str | None:
     if tail.startswith(f"{_COMPLETIONS}/"):
         return "Chat completions are not stored here, so they cannot be listed or read."
     if first == "v1" and rest:
-        # The client has added the version, or its base URL has it twice.
+        # The client has added `v1`, or its base URL has it twice.
         if rest == _COMPLETIONS or rest.partition("/")[0] == "models":
             return f"Use {base}/{rest[:64]}: the base URL of an OpenAI client is {base}."
         return _advice(base, rest)
@@ -65,6 +65,6 @@ def _advice(base: str, tail: str) -> str | None:
 
 
 def is_of_openai(tail: str) -> bool:
-    """True if this is a path of OpenAI's API, served or not."""
+    """True if OpenAI's API has this path."""
     first = tail.partition("/")[0]
     return first in _ADVICE or first == "models" or tail.startswith(_COMPLETIONS)

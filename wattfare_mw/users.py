@@ -1,4 +1,4 @@
-"""Private: finds out who makes a request: calls the app's ``resolve_user``, and checks its
+"""Private: finds the user of a request. It calls the app's ``resolve_user``, and checks the
 result."""
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ResolveUser = Callable[[Any], UserId | Awaitable[UserId | None] | None]
 """Returns the app's own id of the user who makes a request (a string, an int or a UUID), or None.
 It may be async."""
 
-#: The texts of a missing value in Python and JavaScript, and of a user who is not signed in, in
-#: Django. As an id, such a text would make all visitors one user. The case matters: a user may be
+#: The texts of a missing value in Python and JavaScript, and of Django's anonymous user. If such a
+#: text were an id, all visitors would share one budget. Upper and lower case matter: a user may be
 #: called "Null".
 _NO_USERS = frozenset(
     {
@@ -29,34 +29,33 @@ _NO_USERS = frozenset(
         *("null", "undefined", "false", "NaN", "[object Object]"),
     }
 )
-#: The same after a prefix of the app, such as ``f"user:{user_id}"``. Only the forms of Python occur
-#: here. An id such as "alice-null" is valid.
+#: The endings of such a text after a prefix of the app, as from ``f"user:{user_id}"``. Only
+#: Python's texts can occur in this form. An id such as "alice-null" is valid.
 _NO_USER_AT_END = ("None", "AnonymousUser")
-#: The result of ``str(…)`` for an object without its own text, which may be an anonymous user.
+#: Matches the ``str(…)`` of an object that defines none. It may be an anonymous user.
 _OBJECT = re.compile(
     r"<.*( at 0x[0-9A-Fa-f]+|Anonymous).*>|<[a-z -]*(class|function|method) .*>", re.DOTALL
 )
 
 
 class CallFunction(msgspec.Struct, frozen=True, gc=False):
-    """A command of a flow: call one of the app's functions. The result is awaited if needed."""
+    """A command of a flow: call one of the app's functions. If it is async, its result is
+    awaited."""
 
     function: AppFunction
     args: tuple[Any, ...]
 
 
 class AppError(Exception):
-    """The app's own code returned an invalid value. This is a bug in the app, so the client gets
-    a plain 500 and the log gets the reason."""
+    """The app's own code returned an invalid value. This is a bug in the app, so the client gets a
+    500 without details, and the log gets the reason."""
 
 
 class NotSignedInError(WattfareAuthError):
-    """The request comes from a client that is not signed in to this app."""
+    """No user of the app is signed in."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "Sign in first: this request does not come from a signed-in user of this app."
-        )
+        super().__init__("Sign in to this app first.")
 
 
 def identify(request: Request, resolve_user: AppFunction) -> Flow[str]:
@@ -84,19 +83,18 @@ def user_id_of(resolved: object) -> str:
     try:
         user_id = user_id_text(resolved)
     except WattfareError as error:
-        if isinstance(resolved, type(None)):  # a lazy object, such as Django's
+        if isinstance(resolved, type(None)):  # `is None` fails for a lazy object, such as Django's
             raise NotSignedInError from None
         raise AppError(
-            f"resolve_user must return a user id or None. {error.message} If no user is signed in,"
-            " return None. So write `return user.id if user else None`."
+            f"resolve_user must return a user id, or None if no user is signed in. {error.message}"
+            " For example: `return user.id if user else None`."
         ) from None
     # the usual case
     if user_id in _NO_USERS or (user_id[-1] in _LAST_OF_NO_USERS and _is_no_user(user_id)):
         raise AppError(
-            f"resolve_user must return a user id or None. It returned {user_id[:100]!r}, which is"
-            " the text of a missing user. If no user is signed in, return None. Otherwise, return"
-            " the id itself: a str, an int or a UUID. So write"
-            " `return user.id if user else None`, and not `return str(user.id)`."
+            "resolve_user must return a user id, or None if no user is signed in. It returned"
+            f" {user_id[:100]!r}, which is the text of a missing user. Write `return user.id if"
+            " user else None`, not `return str(user.id)`."
         )
     return user_id
 

@@ -1,4 +1,4 @@
-"""Private: a request and a response as plain values, for any server and framework."""
+"""Private: a request and a response as plain objects, for any server and framework."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .headers import Headers
 
 
 class Request:
-    """The request for ``resolve_user`` and ``request_limit``: read-only, parsed on demand.
+    """The request that ``resolve_user`` and ``request_limit`` get. It is read-only.
 
     Attributes:
-        method: in capitals.
-        path: below the mount point, decoded.
-        headers: by name, in any case.
-        client: the client's address, or None if the server does not know it.
+        method: the method, in capitals.
+        path: the decoded path, relative to the point where the app is mounted.
+        headers: the headers by name. Upper and lower case do not matter.
+        client: the client's address. None if the server does not know it.
         raw: the ASGI ``scope`` or the WSGI ``environ``.
         interface: ``"asgi"`` or ``"wsgi"``.
     """
@@ -65,7 +65,7 @@ class Request:
             AttributeError: the request came through WSGI.
         """
         if self.interface != "asgi":
-            raise AttributeError("this request came through WSGI: it has an environ and no scope")
+            raise AttributeError("this request came through WSGI, so it has no scope: use environ")
         return self.raw
 
     @property
@@ -76,13 +76,13 @@ class Request:
             AttributeError: the request came through ASGI.
         """
         if self.interface != "wsgi":
-            raise AttributeError("this request came through ASGI: it has a scope and no environ")
+            raise AttributeError("this request came through ASGI, so it has no environ: use scope")
         return self.raw
 
     @property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies by name; of one given more than once, the first, as in Flask: it is the one
-        with the longest path."""
+        """The cookies by name. If a cookie is repeated, the first value is used, as in Flask. This
+        is the cookie with the longest path."""
         if self._cookies is None:
             header = self.headers.common.get("cookie")
             self._cookies = _parse_cookies(header) if header else {}
@@ -90,7 +90,7 @@ class Request:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The query's parameters by name; of one given more than once, the last."""
+        """The query's parameters by name. If a parameter is repeated, the last value is used."""
         if self._query is None:
             pairs = parse_qs(self.query_string, keep_blank_values=True)
             self._query = {name: values[-1] for name, values in pairs.items()}
@@ -106,7 +106,7 @@ def _parse_cookies(header: str) -> Mapping[str, str]:
 
 @cache
 def _cookie_parser() -> Callable[..., Any]:
-    from werkzeug.sansio.http import parse_cookie  # which not every app needs
+    from werkzeug.sansio.http import parse_cookie  # imported here because few apps need it
 
     return parse_cookie
 
@@ -116,19 +116,19 @@ def _first_of_each(pairs: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """An answer to send: names of headers in lower case, each once."""
+    """A response to send. The names of headers are in lower case."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
     def __repr__(self) -> str:
-        # The body may hold a session token.
+        # The body may have a session token.
         return f"Response(status={self.status}, {len(self.body)} bytes)"
 
 
 def json_response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer in JSON that no cache keeps."""
+    """A JSON response that must not be cached."""
     return Response(
         status,
         {"content-type": "application/json", "cache-control": "no-store", **(headers or {})},

@@ -1,7 +1,7 @@
 """Wattfare for Django: the users of a Django project pay for its AI calls.
 
-The middleware answers the paths inside Django's own handler. So the session, ``request.user`` and
-the database connections are those of any other request, under WSGI and under ASGI.
+The middleware answers its paths inside Django's own handler. So the session, ``request.user`` and
+the database connections work as in any other request, under WSGI and under ASGI.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""The app for ``INSTALLED_APPS``, which gives ``manage.py check`` its checks."""
+"""The app for ``INSTALLED_APPS``. It registers the checks of ``manage.py check``."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false

@@ -1,4 +1,4 @@
-"""The checks of ``manage.py check`` for the setting and the order of the middleware."""
+"""Checks for ``manage.py check``: the setting ``WATTFARE``, and the order of the middleware."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -37,9 +37,9 @@ def check_setting(**_options: Any) -> list[Any]:
                 checks.Error(
                     f"Wattfare: {cause}",
                     hint="Set the environment variable WATTFARE_SECRET_KEY, or"
-                    ' WATTFARE["SECRET_KEY"]. `wattfare dev` prints a test key. For a command that'
-                    " makes no call, such as `migrate` or `test`, any key that begins with"
-                    " 'sk_test_' is enough.",
+                    ' WATTFARE["SECRET_KEY"]. `wattfare dev` prints a test key. A command that'
+                    " makes no calls, such as `migrate` or `test`, works with any key that begins"
+                    " with 'sk_test_'.",
                     id="wattfare.E001",
                 )
             ]
@@ -54,7 +54,8 @@ def check_setting(**_options: Any) -> list[Any]:
 
 
 def check_middleware(**_options: Any) -> list[Any]:
-    """Check that the middleware is installed, and that it comes after the one it needs."""
+    """Check that the middleware is installed, and that it comes after the middleware that sets
+    ``request.user``."""
     names = list(settings.MIDDLEWARE)
     ours = _place(names, _OUR_CLASS)
     if ours is None:
@@ -95,10 +96,10 @@ def check_middleware(**_options: Any) -> list[Any]:
         found.append(
             checks.Warning(
                 "GZipMiddleware buffers streams. Wattfare's own paths are not affected, but a"
-                " stream of your own view arrives all at once.",
-                hint="Compress in the web server instead. Or let each view that streams call"
-                ' `request.META.pop("HTTP_ACCEPT_ENCODING", None)`, and add "wattfare.W004" to'
-                " SILENCED_SYSTEM_CHECKS.",
+                " stream from your own view arrives all at once.",
+                hint="Compress in the web server instead. Or call"
+                ' `request.META.pop("HTTP_ACCEPT_ENCODING", None)` in each view that streams, and'
+                ' add "wattfare.W004" to SILENCED_SYSTEM_CHECKS.',
                 id="wattfare.W004",
             )
         )
@@ -108,12 +109,12 @@ def check_middleware(**_options: Any) -> list[Any]:
 def _has_resolve_user() -> bool:
     try:
         return "resolve_user" in read_setting()
-    except ImproperlyConfigured:  # the other check reports it
+    except ImproperlyConfigured:  # check_setting reports it
         return False
 
 
 def _place(names: list[str], wanted: str) -> int | None:
-    """The index of this middleware or a subclass of it."""
+    """The index of this middleware, or of a subclass of it."""
     for place, name in enumerate(names):
         if name == wanted or wanted in _names_of_bases(name):
             return place

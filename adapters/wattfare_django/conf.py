@@ -14,18 +14,18 @@ from django.utils.module_loading import import_string
 
 from wattfare_mw.framework import Options, hide_secret_key, unknown_option
 
-#: The names of the middleware's options in the setting.
+#: The middleware's options, by their names in the setting.
 OPTIONS = {name.upper(): name for name in Options.__annotations__}
-#: The options that may be the dotted path of a function or an object.
+#: The options that may be the dotted path of an object.
 _IMPORTED = {"ACCOUNT_LABEL", "CLIENT", "ON_USAGE", "REQUEST_LIMIT", "RESOLVE_USER"}
 
 
 def read_setting() -> dict[str, Any]:
-    """The options that ``WATTFARE`` sets.
+    """Read the options in ``WATTFARE``.
 
     Raises:
-        ImproperlyConfigured: it is not a dict, has an unknown option, or has a path that cannot be
-            imported.
+        ImproperlyConfigured: the setting is not a dict, has an unknown option, or has a path that
+            cannot be imported.
     """
     given: Any = getattr(settings, "WATTFARE", {})
     if not isinstance(given, dict):
@@ -42,7 +42,7 @@ def read_setting() -> dict[str, Any]:
 
 
 def _hide_key(given: dict[Any, Any]) -> None:
-    """Hide the secret key in the setting itself, because tracebacks may show it."""
+    """Hide the secret key in the setting itself, because tracebacks may show the setting."""
     key = {"secret_key": given.get("SECRET_KEY")}
     hide_secret_key(key)
     if key["secret_key"] is not None:

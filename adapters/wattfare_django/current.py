@@ -15,7 +15,7 @@ from django.utils.asyncio import async_unsafe
 from wattfare_mw.framework import CurrentRequest
 
 _refuse_event_loops: Any = async_unsafe(
-    "current_user is for synchronous code. In an async view, use current_async_user."
+    "current_user is only for synchronous code. In an async view, use current_async_user."
 )
 
 
@@ -33,7 +33,8 @@ class CurrentDjangoRequest(CurrentRequest):
 
 def end_with(response: Any, current: CurrentRequest) -> Any:
     """End the request with its response, which may be a stream."""
-    if not response.streaming or isinstance(response, FileResponse):  # no code of a view is running
+    # The code of the view has run completely, except for a stream.
+    if not response.streaming or isinstance(response, FileResponse):
         current.end()
         return response
     content = response.streaming_content

@@ -23,23 +23,24 @@ from wattfare_mw.framework import (
     request_from_environ,
 )
 
-#: Bodies larger than this are read in a thread, because Django keeps them in a file.
+#: Bodies above this number of bytes are read in a thread, because Django keeps them in a file.
 _LARGE_BODY = 2**20
 
 
 def our_request(request: Any, path: str | None = None) -> Request:
-    """The neutral request of a Django request. ``path``: relative to the script name, if known."""
+    """Convert a Django request to a :class:`wattfare_mw.Request`. ``path``: the path relative to
+    the script name, if known."""
     ours = request_from_environ(request.META, request.path_info if path is None else path)
     ours.raw = request
     return ours
 
 
 def read_body(request: Any, limit: int) -> bytes:
-    """The request's body. ``DATA_UPLOAD_MAX_MEMORY_SIZE`` does not apply, because images are
-    larger.
+    """Read the request's body. Django's ``DATA_UPLOAD_MAX_MEMORY_SIZE`` does not apply, because it
+    is too small for images.
 
     Raises:
-        WattfareError: it is larger than ``limit``, or the client left before its end.
+        WattfareError: the body is larger than ``limit``, or the client left before its end.
     """
     return read_limited(limit, partial(_read_some, request))
 
@@ -64,7 +65,7 @@ def _read_some(request: Any, size: int) -> bytes:
         if len(body) < min(int(length), size):
             raise OSError("the client disconnected")
     elif not body and request.META.get("wsgi.input_terminated"):
-        # Django treats a body without a length as empty.
+        # Django treats a body without an announced length as empty, so read it from the server.
         body = read_up_to(size, request.META["wsgi.input"].read)
     return body
 
@@ -73,14 +74,14 @@ def _rewind(request: Any) -> None:
     stream = request._stream
     if not (hasattr(stream, "seekable") and stream.seekable()):
         raise RuntimeError(
-            "Middleware before WattfareMiddleware has read the request's body with request.read(),"
-            " so it is no longer available. Use request.body there instead."
+            "Middleware before WattfareMiddleware has read the body with request.read(), so the"
+            " body is no longer available. In that middleware, use request.body instead."
         )
     stream.seek(0)
 
 
 class _WholeResponse(HttpResponse):
-    """A complete response. Its call counts until the server has sent it."""
+    """A complete response. The call counts until the server has sent it."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(cast("bytes", answer.body), status=answer.status, headers=answer.headers)
@@ -93,7 +94,8 @@ class _WholeResponse(HttpResponse):
 
 
 class _AsyncStream(StreamingHttpResponse):
-    """A stream of an event loop. Django closes a response in a thread."""
+    """An async stream. Django closes a response in a thread, so this closes the stream on its event
+    loop."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.body, status=answer.status, headers=answer.headers)
@@ -110,11 +112,11 @@ class _AsyncStream(StreamingHttpResponse):
 
 
 def django_response(request: Any, answer: Answer) -> Any:
-    """The Django response of an answer."""
+    """Convert an answer to a Django response."""
     if isinstance(answer.body, bytes):
         response = _WholeResponse(answer)
     else:
-        # GZipMiddleware buffers events.
+        # Prevent GZipMiddleware from compressing the stream, because it buffers events.
         request.META["HTTP_ACCEPT_ENCODING"] = "identity"
         if isinstance(request, ASGIRequest):
             response = _AsyncStream(answer)
@@ -122,11 +124,11 @@ def django_response(request: Any, answer: Answer) -> Any:
             response = StreamingHttpResponse(
                 answer.body, status=answer.status, headers=answer.headers
             )
-    if "content-type" not in answer.headers:  # Django has a default
+    if "content-type" not in answer.headers:  # Django adds a default
         del response.headers["content-type"]
     return response
 
 
 def plain_response(response: Response) -> HttpResponse:
-    """The Django response of a complete answer."""
+    """Convert a complete response to a Django response."""
     return HttpResponse(response.body, status=response.status, headers=response.headers)

@@ -1,4 +1,4 @@
-"""The middleware: answers the paths, and adds the user's budget to each request."""
+"""The middleware. It answers Wattfare's paths, and adds a handle for the user to each request."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -42,19 +42,19 @@ from .users import (
 )
 
 _refuse_event_loops: Any = async_unsafe(
-    "request.wattfare is for synchronous code. In an async view, write"
-    " `user = await request.awattfare()`."
+    "request.wattfare is only for synchronous code. In an async view, write `user = await"
+    " request.awattfare()`."
 )
 
 
 class WattfareRequest(HttpRequest):
-    """A request that has passed the middleware, for the annotations of views."""
+    """A request after the middleware, for type annotations of views."""
 
-    #: The signed-in user's budget, in a synchronous view.
+    #: A handle for the signed-in user, in a synchronous view.
     wattfare: User
 
     async def awattfare(self) -> AsyncUser:
-        """The signed-in user's budget, in an asynchronous view.
+        """A handle for the signed-in user, in an asynchronous view.
 
         Raises:
             WattfareAuthError: no user is signed in.
@@ -63,17 +63,17 @@ class WattfareRequest(HttpRequest):
 
 
 class WattfareMiddleware:
-    """The middleware. Write ``MIDDLEWARE = [..., "wattfare_django.WattfareMiddleware"]``, after the
+    """The middleware. Add ``"wattfare_django.WattfareMiddleware"`` to ``MIDDLEWARE``, after the
     middleware that sets ``request.user``.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`, in upper case in the setting
-    ``WATTFARE``: ``WATTFARE = {"SECRET_KEY": …, "REQUEST_LIMIT": 20}``. A function may be given as
-    its dotted path. It gets Django's request, and may be asynchronous. By default, the user's id is
-    the primary key of ``request.user``.
+    The setting ``WATTFARE`` has the options of :class:`wattfare_mw.WattfareMiddleware`, in upper
+    case: ``WATTFARE = {"SECRET_KEY": …, "REQUEST_LIMIT": 20}``. A function may be set by its dotted
+    path. It gets Django's request, and may be asynchronous. By default, the user's id is the
+    primary key of ``request.user``.
 
-    A synchronous view has ``request.wattfare``, a :class:`~wattfare_mw.User`. An asynchronous view
-    has ``await request.awattfare()``, an :class:`~wattfare_mw.AsyncUser`. If a view does not catch
-    a WattfareError, the response has the protocol's JSON.
+    In a synchronous view, ``request.wattfare`` is a :class:`~wattfare_mw.User`. In an asynchronous
+    view, ``await request.awattfare()`` returns an :class:`~wattfare_mw.AsyncUser`. If a view does
+    not catch a WattfareError, the response has the protocol's JSON.
 
     Raises:
         ImproperlyConfigured: there is no secret key, or an option is invalid.
@@ -101,7 +101,7 @@ class WattfareMiddleware:
         return AsyncDriver.from_setting()
 
     def __call__(self, request: Any) -> Any:
-        """Answer a request to one of our paths, or let the next middleware answer it."""
+        """Answer a request to one of our paths, and pass on any other request."""
         if self._is_async:
             return self._acall(request)
         self._set_user(request)
@@ -136,7 +136,7 @@ class WattfareMiddleware:
         return response
 
     def process_exception(self, _request: Any, error: Exception) -> Any:
-        """Answer a WattfareError that a view does not catch."""
+        """Return the response to a WattfareError that a view does not catch."""
         if isinstance(error, WattfareError):
             return plain_response(respond_to_error(error))
         return None
@@ -164,8 +164,9 @@ class WattfareMiddleware:
             and self._answers_unrouted(request.path_info)
         )
 
-    # Neighbouring middleware may be sync or async only, so Django may not run this one in the mode
-    # of its server. The server reads the response, and an ASGI server expects an async stream.
+    # Other middleware may be only sync or only async, so Django may call this middleware in a mode
+    # that differs from the server's. The server reads the response, and an ASGI server expects an
+    # async stream. So the driver depends on the server.
 
     def _answer(self, request: Any, path: str) -> Any:
         if isinstance(request, ASGIRequest):
@@ -188,7 +189,7 @@ class WattfareMiddleware:
 
 
 class SyncDriver(WattfareWSGIMiddleware):
-    """Answers under WSGI."""
+    """Answers requests under WSGI."""
 
     let_through = DJANGO_ANSWERS
     current_request_class = CurrentDjangoRequest
@@ -200,7 +201,7 @@ class SyncDriver(WattfareWSGIMiddleware):
 
 
 class AsyncDriver(WattfareASGIMiddleware):
-    """Answers under ASGI."""
+    """Answers requests under ASGI."""
 
     let_through = DJANGO_ANSWERS
 

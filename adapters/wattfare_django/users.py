@@ -1,4 +1,4 @@
-"""The user of a request: the signed-in user, unless the project sets ``RESOLVE_USER``."""
+"""Finds the user of a request. By default, it is the signed-in user."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -15,7 +15,7 @@ from django.http import Http404
 
 from wattfare_mw.framework import Request
 
-#: As in a view, Django answers a `raise PermissionDenied` in the project's own functions.
+#: The exceptions of the project's functions that Django converts to responses, as in a view.
 DJANGO_ANSWERS = (BadRequest, Http404, PermissionDenied, SuspiciousOperation)
 
 
@@ -36,8 +36,8 @@ async def asigned_in_user(request: Any) -> Any:
     """:func:`signed_in_user`, on an event loop."""
     auser = getattr(request, "auser", None)
     if auser is None or _is_djangos(auser):
-        # Other code may have set only `request.user`: REST framework, a token's middleware,
-        # `alogout()`. Django's `auser()` would still return the user of the session.
+        # REST framework, a middleware for tokens or `alogout()` may have set only `request.user`.
+        # Django's `auser()` would then still return the user of the session.
         return await sync_to_async(signed_in_user)(request)
     return _key_of(await auser())
 
@@ -52,19 +52,19 @@ def _key_of(user: Any) -> Any:
 
 
 def in_djangos_thread(function: Any) -> Any:
-    """A function of the project, for the event loop. A synchronous one runs in the thread of
-    Django's synchronous views, because Django closes database connections only there."""
+    """Make a function of the project async. A synchronous function runs in the thread of Django's
+    synchronous views, because Django closes database connections only there."""
     if not callable(function) or is_async(function) or is_async(type(function).__call__):
         return function
     return sync_to_async(function)
 
 
 def is_async(function: Any) -> bool:
-    """True if this is a coroutine function, or marked as one."""
-    # Python 3.11 has no marker of its own.
+    """True if this is a coroutine function, or is marked as one."""
+    # Python 3.11 has no `inspect.markcoroutinefunction`, so asgiref's marker is used.
     return iscoroutinefunction(function)  # pyright: ignore[reportDeprecated]
 
 
 def django_request(request: Request) -> Any:
-    """The Django request behind a neutral request."""
+    """The Django request of a :class:`wattfare_mw.Request`."""
     return request.raw

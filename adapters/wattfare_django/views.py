@@ -25,16 +25,18 @@ def session_view(
     account_label: Any = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[Any], Any]:
-    """The token route as a view for ``urls.py``. See :meth:`wattfare_mw.Wattfare.session_handler`.
+    """Create a view for ``urls.py``: a token route. See
+    :meth:`wattfare_mw.Wattfare.session_handler`.
 
     Args:
         client: a :class:`~wattfare_mw.Wattfare` for a synchronous view, or an
             :class:`~wattfare_mw.AsyncWattfare` for an asynchronous one.
-        resolve_user: returns the id of the user who makes a request; None: the primary key of
-            ``request.user``.
-        request_limit: the monthly cap to ask for in USD, or a function of the request.
-        account_label: the name of the user's account, or a function of the request.
-        allowed_origins: origins of other sites whose pages may call it.
+        resolve_user: a function that returns the id of the user who makes a request. None for the
+            primary key of ``request.user``.
+        request_limit: the monthly cap to ask for, in USD, or a function of the request that returns
+            it.
+        account_label: the name of the user's account, or a function of the request that returns it.
+        allowed_origins: origins of other sites whose pages may call the view.
     """
     is_async = isinstance(client, AsyncWattfare)
     if resolve_user is None:
@@ -58,8 +60,8 @@ def session_view(
         return plain_response(await handler(our_request(request)))
 
     view: Any = awattfare_session if is_async else wattfare_session
-    # It has its own check against other sites, and its clients have no CSRF token.
+    # The view has its own check against other sites, and its clients have no CSRF token.
     view.csrf_exempt = True
-    # If no user is signed in, it answers 401 itself, without a redirect.
+    # If no user is signed in, the view answers 401 itself, without a redirect.
     view.login_required = False
     return view

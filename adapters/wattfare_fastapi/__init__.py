@@ -53,10 +53,10 @@ __all__ = [
 ]
 
 CurrentUser = Annotated[AsyncUser, Depends(get_user)]
-"""The budget of the signed-in user, for an ``async def`` endpoint."""
+"""A handle for the signed-in user, for an ``async def`` endpoint."""
 
 CurrentUserSync = Annotated[User, Depends(get_user_sync)]
-"""The budget of the signed-in user, for a ``def`` endpoint."""
+"""A handle for the signed-in user, for a ``def`` endpoint."""
 
 
 def add_wattfare(
@@ -64,16 +64,16 @@ def add_wattfare(
 ) -> None:
     """Add Wattfare's paths, ``get_user`` for endpoints, and a handler for WattfareErrors to an app.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user``, and a
-    ``request_limit`` or an ``account_label`` that is a function, are dependencies of FastAPI. They
-    take what any dependency takes, such as ``user: Annotated[Account, Depends(current_user)]``.
-    ``Depends(…)``, ``Security(…)`` and a function of only the request also work. The app's
-    exception handlers answer the exceptions that they raise.
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` is a
+    dependency of FastAPI, and so is a function in ``request_limit`` or ``account_label``. A
+    dependency can have parameters such as ``user: Annotated[Account, Depends(current_user)]``.
+    ``Depends(…)``, ``Security(…)`` and a function of only the request also work. If a dependency
+    raises an exception, the app's exception handlers answer it.
 
     Args:
         app: the app.
-        include_in_schema: if True, the app's OpenAPI document shows the paths.
-        options: see above.
+        include_in_schema: True to show the paths in the app's OpenAPI document.
+        options: the options of the middleware.
 
     Raises:
         WattfareAuthError: there is no secret key.
@@ -94,7 +94,8 @@ def add_wattfare(
     ]
     if include_in_schema:
         routes += documented_routes(app, options, wattfare.named_paths)
-    # Before a route of the app that matches any path, such as one for static files.
+    # Our routes come first, because a route of the app may match any path, such as one for static
+    # files.
     app.router.routes[:0] = routes
 
 
@@ -122,7 +123,7 @@ class _Middleware(WattfareMiddleware):
 
 
 class _Endpoint:
-    """A route for one of our paths. It is an ASGI app, which answers any method."""
+    """A route for one of our paths. It is an ASGI app, so that it answers any method."""
 
     def __init__(self, wattfare: WattfareMiddleware, path: str, guard: Injected | None) -> None:
         self._wattfare = wattfare

@@ -1,6 +1,7 @@
-"""Calls a dependency as FastAPI does, outside of an endpoint."""
+"""Calls a dependency like FastAPI, but outside of an endpoint."""
 
-# FastAPI reads annotations of nested functions, so they must not be strings here.
+# FastAPI cannot evaluate string annotations of nested functions, so this module does not import
+# `annotations` from `__future__`.
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,14 +17,15 @@ from starlette.types import Message
 from wattfare_mw.framework import Request as NeutralRequest
 from wattfare_mw.framework import WattfareError
 
-#: The key in the scope of a request to one of our paths.
+#: A key that marks the scope of a request to one of our paths.
 SERVED = "wattfare.served"
 _RESULT = "wattfare.result"
 _HEADERS = "wattfare.headers"
-# These are of the empty answer to the dependency's own request.
+# These headers belong to the empty response of the dependency's own request.
 _OF_THE_BODY = frozenset({b"content-length", b"content-type"})
-# FastAPI's notes about the route that is being answered, and its exception handlers. With the
-# handlers, an exception of the dependency would become a response, but it must be raised.
+# FastAPI's keys for the current route and for exception handlers. They are removed, because the
+# handlers would convert an exception of the dependency to a response, but the exception must be
+# raised.
 _OF_THE_ROUTE = frozenset({"fastapi", "route", "endpoint", "starlette.exception_handlers"})
 
 
@@ -32,20 +34,21 @@ class AnsweredByApp(Exception):  # noqa: N818  it carries an error of the app's
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-        super().__init__(f"{type(error).__name__} is for the app's exception handlers")
+        super().__init__(f"the app's exception handlers answer {type(error).__name__}")
 
 
 class Injected:
-    """An app's dependency as a function of the neutral request.
+    """An app's dependency as a function of a :class:`wattfare_mw.Request`.
 
     FastAPI treats each call as a separate request. So a dependency with ``yield`` ends before the
-    response begins, and a stream does not hold a database session.
+    response begins, and a stream does not keep a database session open.
 
     Args:
         app: the app with the ``dependency_overrides`` and the exception handlers.
-        dependency: the function to call, or None for only ``dependencies``.
+        dependency: the function to call. None to call only ``dependencies``.
         dependencies: the dependencies to call before it.
-        overridden_as: the function to look up in ``dependency_overrides``, if it is another one.
+        overridden_as: the function to look up in ``dependency_overrides``, if it is not
+            ``dependency``.
     """
 
     def __init__(
@@ -80,25 +83,25 @@ class Injected:
         }
 
     async def __call__(self, request: NeutralRequest) -> Any:
-        """The result of the dependency for this request.
+        """Call the dependency for this request, and return its result.
 
         Raises:
-            AnsweredByApp: on one of our paths, it raised an exception for which the app has a
-                handler.
+            AnsweredByApp: on one of our paths, the dependency raised an exception for which the app
+                has a handler.
         """
         try:
             return await self.call(request.scope)
         except WattfareError:
             raise
         except Exception as error:
-            # A handler for any exception only gets those without another handler.
+            # A handler for all exceptions does not count here.
             kinds = set(type(error).__mro__) - {Exception, BaseException, object}
             if SERVED not in request.scope or kinds.isdisjoint(self._app.exception_handlers):
                 raise
             raise AnsweredByApp(error) from error
 
     async def call(self, scope: Any) -> Any:
-        """The same for a scope. It raises the dependency's exceptions."""
+        """The same for a scope. This raises the dependency's own exceptions."""
         overrides: dict[Any, Any] = self._app.dependency_overrides
         override = overrides.get(self._overridden_as)
         if override is not None:
@@ -116,18 +119,20 @@ class Injected:
 
 
 async def _no_body() -> Any:
-    raise RuntimeError("resolve_user cannot read the request's body, because Wattfare forwards it")
+    raise RuntimeError(
+        "resolve_user cannot read the request's body, because the middleware forwards the body"
+    )
 
 
 def headers_set(scope: Any) -> list[tuple[bytes, bytes]]:
-    """The headers that dependencies set on the response, such as a cookie that is renewed."""
+    """The headers that dependencies have set on the response, such as a renewed cookie."""
     headers: list[tuple[bytes, bytes]] = scope.get(_HEADERS, [])
     return headers
 
 
 def injected(app: FastAPI, option: Any) -> Any:
-    """An option that may be a dependency, as a function of the neutral request. Other values, such
-    as numbers, are unchanged."""
+    """Convert an option that is a dependency to a function of a :class:`wattfare_mw.Request`. Other
+    values, such as numbers, are returned unchanged."""
     dependency = dependency_of(option)
     if dependency is not None:
         return Injected(app, dependency)
@@ -137,7 +142,7 @@ def injected(app: FastAPI, option: Any) -> Any:
 
 
 def dependency_of(option: Any) -> DependsParameter | None:
-    """The dependency that an option is, if it is one."""
+    """The function of an option that is a dependency. None if it is not a dependency."""
     if isinstance(option, DependsParameter):
         return option
     if not callable(option) or _takes_the_request(option):
@@ -147,7 +152,7 @@ def dependency_of(option: Any) -> DependsParameter | None:
 
 
 def _takes_the_request(function: Callable[..., Any]) -> bool:
-    """True if it is a function of only the request, such as ``lambda request: …``."""
+    """True if this is a function of only the request, such as ``lambda request: …``."""
     try:
         (parameter,) = inspect.signature(function, eval_str=True).parameters.values()
     except (NameError, TypeError, ValueError):  # another number of parameters, or no signature
@@ -164,7 +169,8 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def _of_connection(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the request as a dependency. It also gets websockets."""
+    """Convert a function of the request to a dependency. The dependency also works for
+    websockets."""
 
     async def dependency(connection: HTTPConnection) -> Any:
         if inspect.iscoroutinefunction(function):

@@ -1,4 +1,4 @@
-"""Our paths and errors in the app's OpenAPI document."""
+"""Adds our paths and errors to the app's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -67,11 +67,12 @@ _CHAT = {
 def documented_routes(
     app: FastAPI, options: Options, paths: dict[str, str | None]
 ) -> Iterator[APIRoute]:
-    """Add routes for the OpenAPI document. They come after the routes that answer.
+    """Add routes that only serve the OpenAPI document. Requests match the real routes, which come
+    before them.
 
     Args:
         app: the app.
-        options: of :func:`wattfare_fastapi.add_wattfare`.
+        options: the options of :func:`wattfare_fastapi.add_wattfare`.
         paths: the paths, by the names of their options, and ``models_path``.
     """
 
@@ -108,7 +109,8 @@ def documented_routes(
 
 
 def _signed_in(resolve_user: Any) -> Callable[..., Any]:
-    """An endpoint that depends on the user, so that the document shows the app's sign-in."""
+    """An endpoint that depends on ``resolve_user``, so that the document shows the app's
+    authentication."""
 
     def endpoint(**_dependencies: Any) -> None:
         """Never called."""
@@ -134,7 +136,7 @@ def _model(struct: type[msgspec.Struct]) -> type[BaseModel]:
         for name, field in json_fields(struct).items()
     }
     name = struct.__name__.removeprefix("Created")
-    # The app's own names stay the same: FastAPI renames models with equal names.
+    # A prefix, because FastAPI would rename models of the app that have the same name.
     return create_model(f"Wattfare{name}", __doc__=inspect.getdoc(struct), **fields)
 
 

@@ -1,7 +1,7 @@
 """Wattfare for Flask: the users of a Flask app pay for its AI calls.
 
-The paths are URL rules of the app. So ``resolve_user`` can use its ``before_request`` functions,
-its session and its login manager.
+The paths are URL rules of the app. So ``resolve_user`` can use the app's ``before_request``
+functions, its session and its login manager.
 """
 
 from __future__ import annotations
@@ -51,21 +51,22 @@ from wattfare_mw.framework import (
 __all__ = ["WattfareMiddleware", "get_user", "session_view"]
 
 _EXTENSION = "wattfare"
-# As in a view, Flask answers an `abort(403)` in `resolve_user`.
+# Flask converts these exceptions to responses, so `resolve_user` can call `abort(403)` as in a
+# view.
 _FLASK_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware:
     """The extension: ``WattfareMiddleware(app, resolve_user=…)``. In an application factory, create
-    it without an app and call :meth:`init_app`.
+    it without an app, and call :meth:`init_app`.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user``, and a
-    ``request_limit`` that is a function, get :data:`flask.request`. If they ``abort()``, the app's
-    error handlers answer. The app's config may also set ``WATTFARE_SECRET_KEY`` and
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. Functions in the options, such
+    as ``resolve_user``, get :data:`flask.request`. If a function calls ``abort()``, the app's error
+    handlers answer. The app's config may also set ``WATTFARE_SECRET_KEY`` and
     ``WATTFARE_BASE_URL``.
 
-    It is also a WSGI callable, for a server or for ``app.wsgi_app``. It calls the app's
-    ``wsgi_app`` at the time of :meth:`init_app`, including middleware around it.
+    The extension is also a WSGI app, for a server or for ``app.wsgi_app``. It calls the value that
+    ``app.wsgi_app`` had at the time of :meth:`init_app`.
     """
 
     def __init__(self, app: flask.Flask | None = None, **options: Unpack[Options]) -> None:
@@ -83,7 +84,7 @@ class WattfareMiddleware:
             WattfareAuthError: there is no secret key.
             TypeError, ValueError: an option is invalid.
         """
-        # Keep the current `wsgi_app`. If this object is assigned to `app.wsgi_app` later, it must
+        # Keep the current `wsgi_app`: if the extension is assigned to `app.wsgi_app` later, it must
         # not call itself.
         extension = _Extension(app.wsgi_app, **_configured(self._options, app.config))
         app.extensions[_EXTENSION] = extension
@@ -91,7 +92,7 @@ class WattfareMiddleware:
         host = "<host>" if app.url_map.host_matching else None
         for path in extension.paths:
             endpoint = f"wattfare:{path}"
-            # `add_url_rule` needs a list of methods, but the gate answers any method with the
+            # `add_url_rule` needs a list of methods, but the gate answers any method in the
             # protocol's JSON.
             app.url_map.add(
                 app.url_rule_class(path, endpoint=endpoint, host=host, strict_slashes=True)
@@ -99,7 +100,7 @@ class WattfareMiddleware:
             app.endpoint(endpoint)(extension.view(path))
         if extension.has_current_user:
             app.wsgi_app = extension.entry
-            # It must be the first function, because an earlier one that answers would skip it.
+            # This must be the first function, because an earlier one that answers would skip it.
             app.before_request_funcs.setdefault(None, []).insert(0, extension.keep_context)
         app.after_request(extension.answer_below)
         if (
@@ -109,7 +110,7 @@ class WattfareMiddleware:
         self._extensions.append(extension)
 
     def close(self) -> None:
-        """Close our own connections for all apps. This also happens at exit."""
+        """Close our own connections of all apps. This also happens at exit."""
         for extension in self._extensions:
             extension.close()
 
@@ -117,17 +118,17 @@ class WattfareMiddleware:
         if len(self._extensions) != 1:
             raise RuntimeError(
                 f"this WattfareMiddleware has {len(self._extensions)} apps. To use it as a WSGI"
-                " app, call init_app(app) for exactly one, or point the server at the app itself"
+                " app, call init_app(app) for exactly one app, or serve the Flask app itself"
             )
         return self._extensions[0].entry(environ, start_response)
 
 
 def get_user() -> User:
-    """The signed-in user's budget, in a view.
+    """A handle for the signed-in user, in a view.
 
     Raises:
-        WattfareAuthError: no user is signed in. If the view does not handle it, the response is a
-            401.
+        WattfareAuthError: no user is signed in. If the view does not handle the error, the response
+            is a 401.
         RuntimeError: this app has no WattfareMiddleware.
     """
     extension = flask.current_app.extensions.get(_EXTENSION)
@@ -144,7 +145,7 @@ def session_view(
     account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[], flask.Response]:
-    """The token route as a view for an app or a blueprint (``methods=["POST"]``). See
+    """Create a view for an app or a blueprint: a token route (``methods=["POST"]``). See
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
         adapt_function(resolve_user, _flask_request),
@@ -162,7 +163,7 @@ def session_view(
 
 
 class _Extension(WattfareWSGIMiddleware):
-    """The state of one app."""
+    """The middleware of one app."""
 
     let_through = _FLASK_ANSWERS
 
@@ -181,7 +182,7 @@ class _Extension(WattfareWSGIMiddleware):
         return request.context
 
     def answer_below(self, response: flask.Response) -> flask.Response:
-        """Answer an OpenAI client's path for which the app has no rule."""
+        """Answer a path that an OpenAI client requests, if the app has no rule for it."""
         request = flask.request
         if (
             response.status_code == 404
@@ -194,7 +195,8 @@ class _Extension(WattfareWSGIMiddleware):
     def view(self, path: str) -> Callable[..., flask.Response]:
         def wattfare(**_of_the_rule: str) -> flask.Response:
             status, headers, body = self.serve(path, flask.request.environ, _read_input)
-            # `stream_with_context` does not work here: the context ends before the stream begins.
+            # `stream_with_context` does not work here, because the context ends before the stream
+            # begins.
             return _flask_response(status, headers, body)
 
         return wattfare
@@ -208,11 +210,12 @@ class _FindCors:
 
     def __call__(self, _request: Request) -> AppCors | None:
         core = sys.modules.get("flask_cors.core")
-        if core is None or not hasattr(core, "try_match_pattern"):  # version 5 has another name
+        # Older versions of Flask-CORS have another name.
+        if core is None or not hasattr(core, "try_match_pattern"):
             return None
         path = unquote(flask.request.path)
         for pattern, options in _flask_cors_rules():
-            if isinstance(options, dict):  # before version 6.0.4
+            if isinstance(options, dict):  # Flask-CORS before version 6.0.4
                 return None
             if core.try_match_pattern(path, pattern, caseSensitive=True):
                 return self._of(core, options)
@@ -228,15 +231,17 @@ class _FindCors:
             return "Access-Control-Allow-Origin" in sent
 
         cors = AppCors(allows, credentials=options.supports_credentials, answers=True)
-        # Flask-CORS adds no headers to a response that has them. So ours are not repeated.
+        # Flask-CORS does not add headers that a response already has, so our headers are not
+        # repeated.
         cors.answers = cors.allows_all
-        self._known[id(options)] = options, cors  # the options must live, to keep their id
+        # Keep the options alive, so that their id stays unique.
+        self._known[id(options)] = options, cors
         return cors
 
 
 def _flask_cors_rules() -> Iterator[tuple[Any, Any]]:
-    """The patterns and the options of Flask-CORS for this request. It keeps them in its
-    ``after_request`` functions only."""
+    """The patterns and the options of Flask-CORS for this request. Flask-CORS keeps them only in
+    its ``after_request`` functions."""
     functions = flask.current_app.after_request_funcs
     for scope in (*flask.request.blueprints, None):
         for function in reversed(functions.get(scope, ())):
@@ -268,7 +273,7 @@ def _read_some(size: int) -> bytes:
         body = read_up_to(size, request.stream.read)
         if body:
             return body
-    # Flask caches it: a `before_request` function may have read it already.
+    # A `before_request` function may have read the body already. Flask caches it.
     return request.get_data()
 
 
@@ -282,7 +287,8 @@ def _answer(answer: Response) -> flask.Response:
 
 def _flask_response(status: str | int, headers: Any, body: Iterable[bytes]) -> flask.Response:
     response = flask.Response(body, status)
-    # Only our headers: Flask adds a content type to an empty response, and a length of 0 to a HEAD.
+    # Replace all headers: Flask adds a content type to an empty response, and a length of 0 to the
+    # response to a HEAD.
     response.headers = Headers(headers)
     response.automatically_set_content_length = False
     return response

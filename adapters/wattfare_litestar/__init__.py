@@ -1,7 +1,7 @@
 """Wattfare for Litestar: the users of an app pay for its AI calls.
 
-Litestar's own middleware does not run for a path without a route, so the plugin registers routes.
-So ``resolve_user`` can use the app's sessions, authentication and guards.
+The plugin registers its paths as routes, because Litestar does not run the app's middleware for a
+path without a route. So ``resolve_user`` can use the app's sessions, authentication and guards.
 """
 
 from __future__ import annotations
@@ -52,28 +52,29 @@ from .openapi import documented
 
 __all__ = ["WattfareMiddleware", "WattfarePlugin", "session_route", "wattfare_error_handler"]
 
-# As in a handler, Litestar answers a `raise PermissionDeniedException` in `resolve_user`.
+# Litestar converts these exceptions to responses, so `resolve_user` can raise them as in a handler.
 _LITESTAR_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
-    """Wraps a whole Litestar app. The options are those of :class:`wattfare_mw.WattfareMiddleware`.
-    ``resolve_user`` gets a Litestar connection. The app's own middleware has not run yet, so use
-    :class:`WattfarePlugin` if you need a session or a user."""
+    """Middleware around a whole Litestar app. The options are those of
+    :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` gets a Litestar connection. At that
+    time, the app's own middleware has not run, so there is no session and no user. If you need
+    them, use :class:`WattfarePlugin`."""
 
     def __init__(self, app: Any, **options: Unpack[Options]) -> None:
         super().__init__(app, **adapt_options(options, _connection))
 
 
 class WattfarePlugin(InitPlugin):
-    """``Litestar(plugins=[WattfarePlugin(resolve_user=…)])``.
+    """The plugin: ``Litestar(plugins=[WattfarePlugin(resolve_user=…)])``.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user``, and a
-    ``request_limit`` that is a function, get the connection with its ``user``, ``auth`` and
-    ``session``. If they raise an ``HTTPException``, the app's exception handlers answer it.
-    Handlers can take ``wattfare_user: AsyncUser``, and synchronous ones ``wattfare_user_sync:
-    User``. A WattfareError that a handler does not catch is answered in the protocol's JSON.
-    The app's OpenAPI document shows the paths, unless ``include_in_schema`` is False.
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. Functions in the options, such
+    as ``resolve_user``, get the connection with its ``user``, ``auth`` and ``session``. If a
+    function raises an ``HTTPException``, the app's exception handlers answer it. An async handler
+    can have the parameter ``wattfare_user: AsyncUser``, and a sync handler ``wattfare_user_sync:
+    User``. If a handler does not catch a WattfareError, the response has the protocol's JSON. The
+    app's OpenAPI document shows the paths, unless ``include_in_schema`` is False.
     """
 
     def __init__(self, *, include_in_schema: bool = True, **options: Unpack[Options]) -> None:
@@ -82,7 +83,7 @@ class WattfarePlugin(InitPlugin):
         self._driver = _Driver(None, **adapt_options(options, _connection))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
-        """Register the routes, dependencies and handlers with this app."""
+        """Add the routes, dependencies and exception handlers to the app."""
         self._prefix = app_config.path.rstrip("/")
         opt = _opt(app_config.csrf_config)
         if self._driver.has_current_user:
@@ -104,7 +105,7 @@ class WattfarePlugin(InitPlugin):
         return app_config
 
     def _route(self, path: str, opt: dict[str, Any]) -> ASGIRouteHandler:
-        # Use the scope itself, not a copy, to keep a session that `resolve_user` sets.
+        # Without a copy of the scope, so that a session set by `resolve_user` is saved.
         @asgi(path, opt=opt, copy_scope=False, name=f"wattfare:{path}")
         async def wattfare(scope: Scope, receive: Receive, send: Send) -> None:
             await self._driver.serve(path, scope, receive, send)  # type: ignore[arg-type]
@@ -112,7 +113,7 @@ class WattfarePlugin(InitPlugin):
         return wattfare
 
     def _models(self, base: str, opt: dict[str, Any]) -> HTTPRouteHandler:
-        # An ASGI handler has no parameters in its path.
+        # The path of an ASGI handler cannot have parameters.
         @get(
             f"{base}/models/{{model:path}}",
             opt=opt,
@@ -128,7 +129,8 @@ class WattfarePlugin(InitPlugin):
     def _not_found(
         self, request: Request[Any, Any, Any], error: NotFoundException
     ) -> Response[Any]:
-        """Answer a path of OpenAI's API for which the app has no route: say what to use instead."""
+        """Answer a path of OpenAI's API for which the app has no route. The answer says what to use
+        instead."""
         path = request.scope["path"].removeprefix(self._prefix)
         # A route of the app can raise the same exception.
         if "route_handler" not in request.scope and self._driver.answers_unrouted(path):
@@ -148,7 +150,7 @@ class WattfarePlugin(InitPlugin):
 
 
 class _FindCors:
-    """Finds what an app's CORSConfig allows. Litestar adds the CORS headers itself."""
+    """Finds what the app's CORSConfig allows. Litestar adds the CORS headers itself."""
 
     def __init__(self) -> None:
         self._last: tuple[CORSConfig | None, AppCors | None] = (None, None)
@@ -175,7 +177,7 @@ class _Driver(WattfareASGIMiddleware):
 
 
 class _Served(Response[None]):
-    """The middleware's own answer as a response of a handler."""
+    """A handler's response with the middleware's own answer."""
 
     def __init__(self, driver: _Driver, path: str) -> None:
         super().__init__(None)
@@ -197,7 +199,7 @@ def session_route(
     account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> ASGIRouteHandler:
-    """The token route as a handler for an app, a router or a controller. See
+    """Create a handler for an app, a router or a controller: a token route. See
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     handler = client.session_handler(
         adapt_function(resolve_user, _connection),
@@ -208,8 +210,8 @@ def session_route(
         app_cors=_FindCors(),
     )
 
-    # It handles any method, so that refusals are in the protocol's JSON. In a controller, it is a
-    # method.
+    # This handles any HTTP method, so that a 405 is in the protocol's JSON. In a controller, it
+    # becomes a method of the class.
     @asgi(path, opt=_opt(CSRFConfig("")), copy_scope=False)
     async def wattfare_session(
         self: Any = None, *, scope: Scope, receive: Receive, send: Send
@@ -224,7 +226,8 @@ def session_route(
 def wattfare_error_handler(
     _request: Request[Any, Any, Any], error: WattfareError
 ) -> Response[bytes]:
-    """The protocol's response to a WattfareError, for ``exception_handlers={WattfareError: …}``."""
+    """The response to a WattfareError in the protocol's JSON, for
+    ``exception_handlers={WattfareError: …}``."""
     return _litestar_response(respond_to_error(error))
 
 

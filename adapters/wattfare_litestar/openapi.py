@@ -1,4 +1,4 @@
-"""The plugin's paths and errors in an app's OpenAPI document."""
+"""Adds the plugin's paths and errors to an app's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ _ERROR = _object(
 def documented(
     config: OpenAPIConfig, prefix: str, paths: Mapping[str, str | None]
 ) -> OpenAPIConfig:
-    """A copy of the app's settings whose document also has our paths.
+    """Copy the app's OpenAPI settings, and add our paths to the document.
 
-    The routes are ASGI handlers, which Litestar does not document.
+    Our routes are ASGI handlers, which Litestar does not document.
 
     Args:
         config: the app's settings.
-        prefix: the path of the app.
+        prefix: the prefix of the app's paths.
         paths: the paths, by the names of their options, and ``models_path``.
     """
     items = {
@@ -85,7 +85,8 @@ def documented(
     }
 
     class Document(OpenAPI):
-        # Litestar makes the document, and then sets the paths of the app's routes.
+        # Litestar creates the document, and then sets its paths to those of the app's routes. Add
+        # ours there.
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "paths" and value is not None:
                 value = {**items, **value}

@@ -1,4 +1,4 @@
-"""Wattfare for Starlette: the users of an app pay for its AI calls. FastAPI has its own adapter,
+"""Wattfare for Starlette: the users of an app pay for its AI calls. For FastAPI, use
 :mod:`wattfare_fastapi`."""
 
 from __future__ import annotations
@@ -58,21 +58,22 @@ __all__ = [
 ]
 
 _SCOPE_KEY = "wattfare"
-# As in a view, Starlette answers a `raise HTTPException(403)` in `resolve_user`.
+# Starlette converts these exceptions to responses, so `resolve_user` can raise them as in a view.
 _STARLETTE_ANSWERS = (HTTPException,)
 
 
 class WattfareMiddleware(WattfareASGIMiddleware):
-    """The middleware, for ``app.add_middleware(WattfareMiddleware, resolve_user=…)``, for
-    ``Middleware(…)``, or to wrap the app. Most apps should use :func:`add_wattfare`.
+    """The middleware. Most apps should use :func:`add_wattfare` instead. Use this class with
+    ``app.add_middleware(WattfareMiddleware, resolve_user=…)`` or ``Middleware(…)``, or wrap the app
+    with it.
 
-    The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` and a
-    ``request_limit`` that is a function get Starlette's request. If they raise an
-    ``HTTPException``, the app's exception handlers answer it. Middleware that sets
-    ``request.session`` or ``request.user`` must be outside of this one. Add it after this one.
+    The options are those of :class:`wattfare_mw.WattfareMiddleware`. Functions in the options, such
+    as ``resolve_user``, get Starlette's request. If a function raises an ``HTTPException``, the
+    app's exception handlers answer it. Middleware that sets ``request.session`` or ``request.user``
+    must run before this middleware, so call ``app.add_middleware`` for it later.
 
     Starlette does not send a shutdown to mounted apps. If only a mounted app has the middleware,
-    pass it a ``client`` and close that with the outer app.
+    pass a ``client``, and close the client with the outer app.
     """
 
     let_through: LetThrough = _STARLETTE_ANSWERS
@@ -92,7 +93,7 @@ class WattfareMiddleware(WattfareASGIMiddleware):
         try:
             await super().serve(path, scope, receive, send)
         except self.let_through as raised:
-            # We may be outside of Starlette's own error handling.
+            # This middleware may run outside of Starlette's own error handling.
             error = self._as_raised(raised)
 
             async def raise_again(_scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -111,8 +112,8 @@ class WattfareMiddleware(WattfareASGIMiddleware):
 def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
     """Add Wattfare's paths, ``get_user()`` for views, and a handler for WattfareErrors to an app.
 
-    The paths are inside of all middleware of the app, in any order. So ``resolve_user`` can use
-    ``request.session`` and ``request.user``. The options are those of
+    All middleware of the app runs before Wattfare's paths, whenever it is added. So
+    ``resolve_user`` can use ``request.session`` and ``request.user``. The options are those of
     :class:`wattfare_mw.WattfareMiddleware`.
 
     Raises:
@@ -125,7 +126,7 @@ def add_wattfare(app: Starlette, **options: Unpack[Options]) -> None:
 
 
 def add_innermost(app: Starlette, wattfare: WattfareMiddleware) -> None:
-    """Put this middleware inside of all others, and register its handler for WattfareErrors."""
+    """Make this middleware the innermost one, and register its handler for WattfareErrors."""
     if app.middleware_stack is not None:
         raise RuntimeError("This app has already started. Call add_wattfare() before it starts.")
     app.user_middleware.append(Middleware(_placed, wattfare))
@@ -141,20 +142,20 @@ def _placed(app: Any, wattfare: WattfareMiddleware) -> WattfareMiddleware:
 def _refuse_dependency(function: Any) -> None:
     try:
         parameters = inspect.signature(function, eval_str=True).parameters.values()
-    except (NameError, TypeError, ValueError):  # Python cannot tell
+    except (NameError, TypeError, ValueError):  # Python cannot inspect it
         return
     for parameter in parameters:
         marks = (parameter.default, *getattr(parameter.annotation, "__metadata__", ()))
         if any(type(mark).__module__ == "fastapi.params" for mark in marks):
             raise TypeError(
-                "This resolve_user is a dependency of FastAPI. Use add_wattfare from"
-                " wattfare_fastapi."
+                "This resolve_user is a dependency of FastAPI. Use add_wattfare() of"
+                " wattfare_fastapi instead."
             )
 
 
 async def get_user(request: HTTPConnection) -> AsyncUser:
-    """The signed-in user's budget, in an async view (also of a websocket) or as a FastAPI
-    dependency.
+    """A handle for the signed-in user, in an async view. It also works for a websocket, and as a
+    FastAPI dependency.
 
     Raises:
         WattfareAuthError: no user is signed in.
@@ -165,8 +166,8 @@ async def get_user(request: HTTPConnection) -> AsyncUser:
 
 def get_user_sync(request: HTTPConnection) -> User:
     """:func:`get_user`, for a synchronous view, which Starlette runs in a thread."""
-    # Called on the app's event loop, to which an async `resolve_user` ties its database
-    # connections.
+    # `get_user` must run on the app's event loop, because the database connections of an async
+    # `resolve_user` belong to it.
     user = anyio.from_thread.run(get_user, request)
     return _middleware_of(request).user_sync(user)
 
@@ -179,7 +180,7 @@ def session_endpoint(
     account_label: AccountLabelOption = None,
     allowed_origins: Collection[str] = (),
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The token route as an endpoint: ``Route("/token", …, methods=["POST"])``. See
+    """Create an endpoint: a token route, for ``Route("/token", …, methods=["POST"])``. See
     :meth:`wattfare_mw.Wattfare.session_handler`."""
     find_cors = _FindCors()
     handler = client.session_handler(
@@ -198,14 +199,15 @@ def session_endpoint(
 
 
 def wattfare_error_handler(_request: Request, error: Exception) -> Response:
-    """The protocol's response to a WattfareError, for ``exception_handlers={WattfareError: …}``."""
+    """The response to a WattfareError in the protocol's JSON, for
+    ``exception_handlers={WattfareError: …}``."""
     if not isinstance(error, WattfareError):
         raise error
     return _starlette_response(respond_to_error(error))
 
 
 class _FindCors:
-    """Finds what an app's own CORSMiddleware allows. It reads the settings once."""
+    """Finds what the app's own CORSMiddleware allows. It reads the settings once."""
 
     def __init__(self, wattfare: WattfareMiddleware | None = None) -> None:
         self._wattfare = wattfare
@@ -220,9 +222,9 @@ class _FindCors:
 
     def _of(self, app: Any) -> AppCors | None:
         wattfare = self._wattfare
-        if isinstance(app, CORSMiddleware):  # we wrap it
+        if isinstance(app, CORSMiddleware):  # our middleware wraps it
             return _told_by(app, answers=False)
-        # It wraps us, unless we wrap it.
+        # The CORSMiddleware wraps ours, unless ours wraps it.
         answers = wattfare is None or app is not wattfare.app
         for entry in getattr(app, "user_middleware", ()):
             kind: Any = entry.cls

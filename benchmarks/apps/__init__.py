@@ -1,1 +1,1 @@
-"""Ours: the middleware around an app that does next to nothing."""
+"""Our middleware around a minimal app."""

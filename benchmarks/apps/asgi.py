@@ -1,4 +1,4 @@
-"""The middleware around a trivial ASGI app, over each client."""
+"""The middleware around a minimal ASGI app, with each HTTP client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEAD = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
-    """Answers without looking."""
+    """Answer without reading the request."""
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
@@ -24,7 +24,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def silent(scope: Any, receive: Any, send: Any) -> None:
-    """Does nothing at all."""
+    """Return without an answer."""
 
 
 def wrapped(make_client: Callable[[], Any] | None = None, *, sync_user: bool = False) -> Any:
@@ -36,17 +36,17 @@ def wrapped(make_client: Callable[[], Any] | None = None, *, sync_user: bool = F
 
 
 def over_aiohttp() -> Any:
-    """As it is where aiohttp is installed."""
+    """The middleware with its own client, if aiohttp is installed."""
     return wrapped()
 
 
 def over_aiohttp_sync_user() -> Any:
-    """The same with a ``resolve_user`` that is not asynchronous, and so runs in a thread."""
+    """The same with a sync ``resolve_user``, which runs in a thread."""
     return wrapped(sync_user=True)
 
 
 def over_httpx() -> Any:
-    """As it is where aiohttp is not installed."""
+    """The middleware with its own client, if aiohttp is not installed."""
     import httpx
 
     return wrapped(httpx.AsyncClient)
@@ -59,7 +59,8 @@ def over_httpx2() -> Any:
 
 
 def over_injected_httpx() -> Any:
-    """Over a client of the app's, made as the bare pass-through's is."""
+    """The middleware with a client of the app. It has the settings of the bare pass-through's
+    client."""
     return wrapped(clients.httpx_async_client)
 
 

@@ -1,10 +1,10 @@
-"""Who is signed in: what a small app would do with its session cookie."""
+"""The signed-in user of a request, by a session cookie as in a small app."""
 
 from __future__ import annotations
 
 from wattfare_mw import Request
 
-#: The cookie that load comes with.
+#: The cookie of the requests under load.
 COOKIE = "session=s3cr3t"
 _USERS = {"s3cr3t": "user_1"}
 

@@ -1,4 +1,4 @@
-"""The middleware around a trivial WSGI app."""
+"""The middleware around a minimal WSGI app."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEAD = [("content-type", "text/plain"), ("content-length", "2")]
 
 
 def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Answers without looking."""
+    """Answer without reading the request."""
     start_response("200 OK", _HEAD)
     return [b"ok"]
 

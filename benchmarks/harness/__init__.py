@@ -1,1 +1,1 @@
-"""Starts servers, puts load on them in turns, and makes ratios of what comes out."""
+"""Starts servers, loads them in turn, and computes ratios."""

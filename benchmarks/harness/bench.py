@@ -1,8 +1,7 @@
-"""A run: rounds in turns, samples, and what is found by comparing them.
+"""One run of a row: its rounds, its samples and its findings.
 
-Two subjects are compared round by round: in each round each of them is measured once, the order
-changing from round to round, and a ratio is the median of the rounds' ratios. So what slows the
-machine down for a while slows down both.
+Each round measures each subject once. The order changes from round to round. The ratio of two
+subjects is the median of the rounds' ratios, so a slow phase of the machine affects both subjects.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .processes import BenchError, Server
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured. ``watched``: other servers whose CPU time is told with it."""
+    """A server that is measured. ``watched``: other servers whose CPU time is measured, too."""
 
     name: str
     server: Server
@@ -30,20 +29,20 @@ class Subject:
 
 @dataclass(frozen=True)
 class Finding:
-    """A number and what it was to be; ``reached`` is None where nothing was set."""
+    """A measured number and its goal. ``reached`` is None if there is no goal."""
 
     path: str
     measure: str
     against: str
     value: float
     unit: str
-    reach: str
+    goal: str
     reached: bool | None
     detail: str = ""
 
 
 Series = dict[str, list[float]]
-"""Numbers by subject, one for each round."""
+"""The numbers of each subject, one for each round."""
 
 
 @dataclass
@@ -51,9 +50,11 @@ class Bench:
     """One row's run.
 
     Attributes:
-        quick: one round of next to nothing, to see that all of it works; times tell nothing.
-        busy: how much of the machine others took before it.
-        findings, tables, raw: what there is to say, to show, and to keep.
+        quick: True to run one very short round, which only checks that the row works.
+        busy: the share of the machine that other processes used before the run, from 0 to 1.
+        findings: the numbers to compare with goals.
+        tables: the tables of the row.
+        raw: the numbers of each round.
     """
 
     quick: bool = False
@@ -68,13 +69,13 @@ class Bench:
     # -- measuring
 
     def load(self, title: str, subjects: Iterable[Subject]) -> dict[str, list[Sample]]:
-        """Put load on each, in turns; the samples by name."""
+        """Load each subject in turn. Returns the samples by the subjects' names."""
         listed = list(subjects)
         for subject in listed:
             check(subject.server, subject.load)
         if not self.quick:
             for subject in listed:
-                with suppress(BenchError):  # slow ones have no answer by then, and are warm
+                with suppress(BenchError):  # a slow server may need more than a second
                     wrk(subject.server, subject.load, 1)
         samples: dict[str, list[Sample]] = {subject.name: [] for subject in listed}
         for subject in self._turns(listed):
@@ -83,7 +84,7 @@ class Bench:
         return samples
 
     def take(self, title: str, unit: str, subjects: dict[str, Callable[[], float]]) -> Series:
-        """Call each, in turns; the numbers by name."""
+        """Call each function in turn. Returns the numbers by name."""
         numbers: Series = {name: [] for name in subjects}
         for name in self._turns(list(subjects)):
             numbers[name].append(subjects[name]())
@@ -110,7 +111,7 @@ class Bench:
     def _tabulate(self, title: str, samples: dict[str, list[Sample]]) -> None:
         watched = list(dict.fromkeys(n for s in samples.values() for one in s for n in one.cpu))
         others = [name for name in watched if name not in samples]
-        columns = ["", "per second", "median ms", "p99 ms", "its CPU", "CPU µs each"]
+        columns = ["", "per second", "median ms", "p99 ms", "CPU", "CPU µs each"]
         rows: list[list[str]] = []
         for name, taken in samples.items():
 
@@ -129,7 +130,7 @@ class Bench:
                 row.append(f"{statistics.median(shares):.0%}" if shares else "")
             row.insert(5, f"{statistics.median(own):,.0f}" if own else "")
             rows.append(row)
-        columns += [f"CPU of {name}" for name in others]
+        columns += [f"{name}'s CPU" for name in others]
         self.tables.append({"title": title, "columns": columns, "rows": rows})
         self.raw[title] = {name: [asdict(s) for s in taken] for name, taken in samples.items()}
 
@@ -147,15 +148,15 @@ class Bench:
         unit: str = "×",  # noqa: RUF001
         detail: str = "",
     ) -> None:
-        """Note this number, and whether it is what it was to be."""
-        reach, reached = "", None
+        """Record a number, and whether it reaches its goal."""
+        goal, reached = "", None
         if at_least is not None:
-            reach, reached = f"≥ {at_least:g} {unit}", value >= at_least
+            goal, reached = f"≥ {at_least:g} {unit}", value >= at_least
         if at_most is not None:
-            reach, reached = f"≤ {at_most:g} {unit}", value <= at_most
+            goal, reached = f"≤ {at_most:g} {unit}", value <= at_most
         if self.quick:
             reached = None
-        self.findings.append(Finding(path, measure, against, value, unit, reach, reached, detail))
+        self.findings.append(Finding(path, measure, against, value, unit, goal, reached, detail))
 
 
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
@@ -168,6 +169,6 @@ def rates(samples: list[Sample]) -> list[float]:
 
 
 def versus(samples: dict[str, list[Sample]], ours: str, theirs: str, unit: str) -> str:
-    """Both medians in words."""
+    """Both median rates, as text."""
     a, b = (statistics.median(rates(samples[name])) for name in (ours, theirs))
     return f"{a:,.0f} against {b:,.0f} {unit}"

@@ -1,8 +1,9 @@
-"""Instructions, counted by callgrind: what is too small to time, and the same on a busy machine.
+"""Counts instructions with callgrind, for costs that are too small to time. A busy machine does not
+change the counts.
 
-A process runs the thing N times, another one as often what it is compared with (for a request
-that is not ours: the bare app). Their difference, through N, is what it takes, without the start.
-The counts that are kept hold for one build of Python only, which is kept with them.
+One process runs the case N times, and another one its baseline N times (the bare app, for a request
+to the app's other paths). The difference divided by N is the cost without the start of the process.
+The stored counts are valid for one build of Python only, which is stored with them.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ KEPT = ROOT / "benchmarks" / "counts.json"
 
 
 def count(what: str, times: int) -> float:
-    """The instructions of one of it."""
+    """The instructions of one call."""
     if shutil.which("valgrind") is None:
-        raise BenchError("valgrind is not installed (Debian: apt-get install valgrind)")
+        raise BenchError("valgrind is not installed. On Debian, type: apt-get install valgrind")
     return (_total(what, times, 0) - _total(what, 0, times)) / times
 
 
 def build() -> dict[str, str]:
-    """What the counts depend on beside our own code."""
+    """The versions on which the counts depend, besides our own code."""
     return {
         "python": f"{platform.python_version()} {sysconfig.get_config_var('CC')}".split(" -")[0],
         "machine": platform.machine(),
@@ -39,7 +40,7 @@ def build() -> dict[str, str]:
 
 
 def kept() -> dict[str, float]:
-    """The counts of the repository, if this build is the one that they were taken with."""
+    """The stored counts. Empty if they come from another build."""
     if not KEPT.exists():
         return {}
     read = json.loads(KEPT.read_text())
@@ -58,7 +59,7 @@ def _total(what: str, times: int, bare: int) -> int:
     done = subprocess.run(
         [*command, "-m", "benchmarks.counted", what, str(times), str(bare)],
         cwd=ROOT,
-        # So that the order in dicts and sets, and with it the count, is the same each time.
+        # A fixed seed gives the same order of sets, and so the same count, each time.
         env=environment(PYTHONHASHSEED="0", PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
         text=True,

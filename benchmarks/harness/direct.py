@@ -1,4 +1,4 @@
-"""Apps called without a server: one request at a time, and nothing but the app in it."""
+"""Calls an app without a server, one request at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .processes import BenchError
 
 
 def _scope() -> dict[str, Any]:
-    """As uvicorn makes it of a small GET."""
+    """The scope that uvicorn creates for a small GET."""
     headers = [
         (b"host", b"app.example.com"),
         (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
@@ -61,8 +61,8 @@ def _start_response(*_args: Any) -> None:
 
 
 def asgi_call(app: Any) -> Callable[[], None]:
-    """A function that has the app answer one request. The app waits for nothing, so that no
-    event loop is needed, and none is measured."""
+    """A function that sends one request to the app. The app must not wait, so no event loop is
+    needed or measured."""
     scope = _scope()
 
     def call() -> None:
@@ -70,13 +70,15 @@ def asgi_call(app: Any) -> Callable[[], None]:
             app(scope, _nothing, _nothing).send(None)
         except StopIteration:
             return
-        raise BenchError("an app that waits cannot be measured so")
+        raise BenchError(
+            "the app waits for something, so it cannot be measured without an event loop"
+        )
 
     return call
 
 
 def wsgi_call(app: Any) -> Callable[[], None]:
-    """The same for WSGI."""
+    """:func:`asgi_call`, for WSGI."""
     environ = _environ()
 
     def call() -> None:

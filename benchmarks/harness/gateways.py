@@ -1,4 +1,4 @@
-"""Other gateways, each installed into an environment of its own the first time it is wanted."""
+"""Other gateways. Each is installed into its own environment on first use."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .load import Load
 from .processes import ROOT, BenchError, Server, environment, free_port, running
 
 _PEERS = ROOT / "benchmarks" / "peers"
-#: How long one may take to install, in seconds.
-_PATIENCE = 1200
+#: How long an installation may take, in seconds.
+_INSTALL_SECONDS = 1200
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def litellm(upstream_url: str) -> Iterator[Server]:
     options = ["--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
     command = [str(binaries / "litellm"), *options, "--num_workers", "1", "--telemetry", "False"]
     more = {"BENCH_API": f"{upstream_url}/api/v1", "LITELLM_LOG": "ERROR"}
-    # Its list of prices comes with it; it need not ask for a newer one.
+    # Use the list of prices in the package, instead of downloading a newer one.
     env = environment(**more, LITELLM_LOCAL_MODEL_COST_MAP="True")
     env.pop("PYTHONPATH")
     with running("LiteLLM", port, command, cwd=folder, env=env) as server:
@@ -44,7 +44,7 @@ def portkey(upstream_url: str) -> Iterator[Server]:
     folder = _PEERS / "portkey"
     package = folder / "node_modules" / "@portkey-ai" / "gateway"
     if shutil.which("node") is None:
-        raise BenchError("Node is not installed (Debian: apt-get install nodejs npm)")
+        raise BenchError("Node is not installed. On Debian, type: apt-get install nodejs npm")
     if not package.exists():
         _install(["npm", "install", "--no-fund", "--no-audit", "--silent"], folder)
     port = free_port()
@@ -55,7 +55,7 @@ def portkey(upstream_url: str) -> Iterator[Server]:
 
 
 def portkey_load(what: Load, upstream_url: str) -> Load:
-    """The same with the headers by which Portkey is told where to go."""
+    """The same load for Portkey, with headers that name the upstream."""
     headers = {
         **what.headers,
         "authorization": "Bearer sk-bench",
@@ -66,7 +66,8 @@ def portkey_load(what: Load, upstream_url: str) -> Load:
 
 
 def litellm_load(what: Load) -> Load:
-    """The same for LiteLLM, which writes answers of its own."""
+    """The same load for LiteLLM. Its answers differ from the upstream's, so they are not
+    compared."""
     return Load(load.BARE, what.body, what.headers, None, connections=what.connections)
 
 
@@ -74,9 +75,9 @@ def _install(command: list[str], cwd: Path = ROOT) -> None:
     print(f"  $ {' '.join(command)}", flush=True)
     try:
         done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            command, cwd=cwd, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BenchError(f"cannot be installed: {error}") from None
+        raise BenchError(f"the installation failed: {error}") from None
     if done.returncode:
-        raise BenchError(f"cannot be installed: {(done.stdout + done.stderr)[-1000:]}")
+        raise BenchError(f"the installation failed: {(done.stdout + done.stderr)[-1000:]}")

@@ -1,4 +1,4 @@
-"""Load on a server: wrk's where it is timed, and one request by hand where it is checked."""
+"""Loads a server: with wrk to measure it, or with one request to check its answer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SCRIPT = Path(__file__).with_name("load.lua")
 
 @dataclass(frozen=True)
 class Load:
-    """The same request, over and over.
+    """A request to repeat.
 
     Attributes:
         expect: the body that each answer must have; None for any.
-        users: how many take turns (by the service's header); 0: the request names none.
+        users: how many users take turns (in ``X-Wattfare-User``); 0 sends no such header.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a stretch of load gave. ``cpu``: of one core, by server's name."""
+    """The result of one load. ``cpu``: the share of one core that each server used, by its name."""
 
     rate: float
     p50_ms: float
@@ -67,24 +67,24 @@ _JSON = {"content-type": "application/json"}
 
 
 def completions(path: str, **more: Any) -> Load:
-    """Inference without streams; 32 connections."""
+    """Inference in JSON, with 32 connections."""
     return Load(path, chat(), _JSON, answers.COMPLETION_BODY, **more)
 
 
 def streams(path: str, **more: Any) -> Load:
-    """Inference in streams of 100 chunks; 8 clients."""
+    """Inference in streams of 100 chunks, with 8 connections."""
     return Load(path, chat(stream=True), _JSON, answers.STREAM_BODY, **{"connections": 8, **more})
 
 
-#: Where a bare pass-through, and where ours, takes calls of models.
+#: The inference paths of a bare pass-through and of our middleware.
 BARE, OURS = "/chat/completions", "/api/wattfare/chat/completions"
-STRAIGHT = "/api/v1/chat/completions"
+DIRECT = "/api/v1/chat/completions"
 SIGNED_IN = {**_JSON, "cookie": COOKIE}
 AUTHORIZED = {**_JSON, "authorization": f"Bearer {clients.SECRET_KEY}"}
 
 
 def check(server: Server, load: Load) -> None:
-    """One request, whose answer must be right."""
+    """Send one request, and check its answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         headers = {**load.headers, **({"x-wattfare-user": "user_1"} if load.users else {})}
@@ -100,10 +100,10 @@ def check(server: Server, load: Load) -> None:
 
 
 def wrk(server: Server, load: Load, seconds: float, watched: tuple[Server, ...] = ()) -> Sample:
-    """Load for so long. An answer that is none fails.
+    """Load a server for this many seconds. Raises :class:`BenchError` if an answer is wrong.
 
     Args:
-        watched: servers whose CPU time is measured with it; ``server`` is.
+        watched: other servers whose CPU time is measured, too.
     """
     servers = (server, *watched)
     with tempfile.NamedTemporaryFile() as body:
@@ -130,14 +130,14 @@ def wrk(server: Server, load: Load, seconds: float, watched: tuple[Server, ...] 
     lines = [line for line in done.stdout.splitlines() if line.startswith("JSON ")]
     if not lines:
         raise BenchError(f"wrk failed: {done.stdout} {done.stderr}")
-    said = json.loads(lines[-1].removeprefix("JSON "))
-    if said["errors"] or not said["requests"]:
-        raise BenchError(f"{server.name}: {load.path}, {load.connections} connections: {said}")
-    if load.expect and said["bytes"] < said["requests"] * len(load.expect):
-        raise BenchError(f"{server.name}: {load.path}: answers are too short: {said}")
+    output = json.loads(lines[-1].removeprefix("JSON "))
+    if output["errors"] or not output["requests"]:
+        raise BenchError(f"{server.name}: {load.path}, {load.connections} connections: {output}")
+    if load.expect and output["bytes"] < output["requests"] * len(load.expect):
+        raise BenchError(f"{server.name}: {load.path}: answers are too short: {output}")
     return Sample(
-        said["requests"] / said["seconds"],
-        said["p50_ms"],
-        said["p99_ms"],
-        {one.name: u / said["seconds"] for one, u in zip(servers, used, strict=True)},
+        output["requests"] / output["seconds"],
+        output["p50_ms"],
+        output["p99_ms"],
+        {one.name: u / output["seconds"] for one, u in zip(servers, used, strict=True)},
     )

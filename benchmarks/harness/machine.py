@@ -1,4 +1,4 @@
-"""What was measured on: the machine, the interpreter, the packages."""
+"""Describes the machine, the interpreter and the packages."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ _PACKAGES = (
 
 
 def describe() -> dict[str, str]:
-    """Name and value of each thing worth knowing."""
-    told = {
+    """The facts by their names."""
+    facts = {
         "CPU": f"{_cpu()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "commit": _said("git", "rev-parse", "--short", "HEAD"),
-        "wrk": _said("wrk", "-v").partition(" Copyright")[0],
-        "loop and parser of uvicorn": _loop(),
+        "commit": _first_line("git", "rev-parse", "--short", "HEAD"),
+        "wrk": _first_line("wrk", "-v").partition(" Copyright")[0],
+        "uvicorn's event loop and parser": _loop(),
     }
     for package in _PACKAGES:
         try:
-            told[package] = metadata.version(package)
+            facts[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            told[package] = "not installed"
-    return told
+            facts[package] = "not installed"
+    return facts
 
 
 def busy() -> float:
-    """How much of the machine others take, while we do nothing for a second; 1 is all of it."""
+    """The share of the machine that other processes use, from 0 to 1. Waits a second to measure
+    it."""
     before, idle_before = _ticks()
     time.sleep(1)
     after, idle_after = _ticks()
@@ -78,7 +79,7 @@ def _installed(package: str) -> bool:
     return True
 
 
-def _said(*command: str) -> str:
+def _first_line(*command: str) -> str:
     try:
         done = subprocess.run(
             command,

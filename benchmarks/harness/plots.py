@@ -1,4 +1,4 @@
-"""Throughput and latency against connections, as SVG for the docs."""
+"""Draws throughput and latency by the number of connections, as SVG files for the docs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .processes import ROOT
 FOLDER = ROOT / "docs" / "img"
 
 Curves = dict[str, dict[int, list[Sample]]]
-"""Samples by subject and by connections."""
+"""The samples, by subject and number of connections."""
 
 _MEASURES = {"throughput": "rate", "median": "p50_ms", "p99": "p99_ms"}
 
@@ -21,7 +21,7 @@ def draw(name: str, title: str, unit: str, curves: Curves) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
-    # Text as text, and nothing in the file that changes with the day.
+    # Keep text as text, and leave out the date.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9})
     FOLDER.mkdir(exist_ok=True)
     for measure, field in _MEASURES.items():
@@ -39,7 +39,7 @@ def _draw(name: str, title: str, measure: str, unit: str, field: str, curves: Cu
         values = [
             statistics.median(getattr(s, field) for s in by_connections[c]) for c in connections
         ]
-        # A client's two curves have one colour; the bare one's is dashed.
+        # The two curves of a client have the same colour. The bare pass-through's curve is dashed.
         client = subject.rpartition(" ")[2]
         colour = colours.setdefault(client, f"C{len(colours)}")
         style = "--" if subject.startswith("bare") else "-"

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the benchmarks' own: the tests' cluster, with its commits on the disk."""
+"""A PostgreSQL cluster for the benchmarks: that of the tests, but with durable commits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .processes import ROOT, BenchError
 
 @contextmanager
 def cluster() -> Iterator[Any]:
-    """A cluster for as long as the block lasts; ``database()`` gives the URL of a new database.
+    """Run a cluster until the end of the block. Its ``database()`` returns the URL of a new
+    database.
 
     Raises:
         BenchError: PostgreSQL is not installed.
@@ -23,9 +24,9 @@ def cluster() -> Iterator[Any]:
     finally:
         sys.path.remove(str(ROOT / "tests"))
     if tests._binaries() is None:
-        raise BenchError("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+        raise BenchError("PostgreSQL is not installed. On Debian, type: apt-get install postgresql")
     fast = tests.FAST
-    # Theirs need not survive a crash of the machine; here it must cost what it costs.
+    # The tests turn off durable commits, but here the disk must be part of the time.
     tests.FAST = ("max_connections=200",)
     try:
         with tests.run_cluster() as running:

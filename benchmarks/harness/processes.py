@@ -1,5 +1,5 @@
-"""Server processes: on a free port, ready before they are used, ended with the block, and what CPU
-time and memory they take, with all their children."""
+"""Starts and stops server processes, and measures the CPU time and the memory of each with its
+children."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: How long a server may take to start or stop, in seconds; LiteLLM takes most of a minute.
-PATIENCE = 180
+#: How long a server may take to start, in seconds. LiteLLM takes most of a minute.
+START_SECONDS = 180
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
 class BenchError(Exception):
-    """A subject does not do what it should: there is nothing to measure."""
+    """A server does not work, so it cannot be measured."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def cpu_seconds(self) -> float:
-        """What it has used since it was started, it and its children."""
+        """The CPU time of the process and its children since its start, in seconds."""
         total = 0
         for pid in _family(self.process.pid):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -47,7 +47,7 @@ class Server:
         return total / _TICK
 
     def memory(self) -> int:
-        """What is resident of it and its children, in bytes; what they share counts once."""
+        """The memory of the process and its children, in bytes. Shared memory counts once."""
         total = 0
         for pid in _family(self.process.pid):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -67,14 +67,15 @@ def free_port() -> int:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's variables, less those that steer us from outside."""
+    """This process's environment variables, without those that configure Wattfare or the
+    benchmarks."""
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("WATTFARE_", "BENCH_"))}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
     return {**kept, "PYTHONPATH": path, **more}
 
 
 def allow_many_files() -> None:
-    """As many open connections as the system lets us have; servers inherit it."""
+    """Allow as many open files as the system permits. Servers inherit this limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -88,8 +89,9 @@ def running(
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
 ) -> Iterator[Server]:
-    """A server, from the moment it takes connections until the block ends."""
-    with tempfile.TemporaryFile() as log:  # a pipe would have to be emptied, at our expense
+    """Run a server until the end of the block. The block begins when the server accepts
+    connections."""
+    with tempfile.TemporaryFile() as log:  # a full pipe would block the server
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, cwd=cwd, env=env or environment()
         )
@@ -97,15 +99,15 @@ def running(
         try:
             if not _comes_up(server):
                 log.seek(0)
-                said = log.read().decode(errors="replace")[-4000:]
-                raise BenchError(f"{name} does not start:\n{said}")
+                output = log.read().decode(errors="replace")[-4000:]
+                raise BenchError(f"{name} did not start:\n{output}")
             yield server
         finally:
             _stop(process)
 
 
 def _comes_up(server: Server) -> bool:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", server.port)).close()
@@ -125,7 +127,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-# -- the servers that there are
+# -- the servers
 
 
 @contextmanager
@@ -139,7 +141,8 @@ def upstream() -> Iterator[Server]:
 
 @contextmanager
 def asgi(name: str, app: str, upstream_url: str, **env: str) -> Iterator[Server]:
-    """uvicorn with one worker around what the function ``app`` (``module:function``) makes."""
+    """uvicorn with one worker and the app that the function ``app`` (``module:function``)
+    returns."""
     port = free_port()
     options = ["--port", str(port), "--log-level", "warning", "--no-access-log", "--ws", "none"]
     more = ["--lifespan", "on", "--timeout-keep-alive", "75", "--factory"]
@@ -152,7 +155,7 @@ def asgi(name: str, app: str, upstream_url: str, **env: str) -> Iterator[Server]
 
 @contextmanager
 def wsgi(name: str, app: str, upstream_url: str) -> Iterator[Server]:
-    """gunicorn's gthread with one worker around what the function ``app`` makes."""
+    """gunicorn with one gthread worker and the app that the function ``app`` returns."""
     port = free_port()
     options = ["--bind", f"127.0.0.1:{port}", "--workers", "1", "--worker-class", "gthread"]
     more = ["--threads", "16", "--keep-alive", "75", "--graceful-timeout", "1"]

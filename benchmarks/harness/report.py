@@ -1,5 +1,5 @@
-"""``results.json``, which stays on this machine, and ``RESULTS.md``, which is made of it. A run of
-some rows keeps the others."""
+"""Stores results in ``results.json``, which is not committed, and writes RESULTS.md from it. If
+only some rows run, the results of the others stay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ RESULTS = FOLDER / "results.json"
 PAGE = FOLDER / "RESULTS.md"
 CHANGES = FOLDER / "CHANGES.md"
 
-#: What others may take of the machine, and the rounds that it takes to be believed.
+#: The largest share of the machine that other processes may use, and the fewest rounds, for a
+#: reliable result.
 _QUIET = 0.1
 _ROUNDS = 5
 
@@ -29,7 +30,7 @@ five rounds, which alternate between the subjects. A ratio is the median of the 
 
 
 def save(row: str, bench: Bench) -> None:
-    """Keep what this row gave."""
+    """Store the results of a row."""
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = kept.setdefault("rows", {})
     rows[row] = {
@@ -46,13 +47,16 @@ def save(row: str, bench: Bench) -> None:
 
 
 def write(order: list[str]) -> None:
-    """Write the page from what is kept, with its rows in this order."""
+    """Write the page from the stored results, with its rows in this order."""
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows: dict[str, Any] = kept.get("rows", {})
     missing = [name for name in order if name not in rows]
     if missing:
-        # Without them, the page would lose what it has.
-        print(f"RESULTS.md is left as it is: there are no results here for {', '.join(missing)}.")
+        # The page would lose the results of these rows.
+        print(
+            "RESULTS.md is not changed, because results.json has no results for"
+            f" {', '.join(missing)}."
+        )
         return
     parts = [
         _INTRODUCTION,
@@ -76,17 +80,17 @@ def _caution(rows: list[dict[str, Any]]) -> str:
     if not loud and not few:
         return ""
     return (
-        f"**Not reliable**: of {len(rows)} rows, {loud} were measured while others used the"
-        f" machine, and {few} with fewer than {_ROUNDS} rounds.\n"
+        f"**Not reliable**: of {len(rows)} rows, {loud} were measured while other processes used"
+        f" the machine, and {few} had fewer than {_ROUNDS} rounds.\n"
     )
 
 
 def line(finding: Finding) -> str:
-    """For the screen."""
+    """A finding as a line of output."""
     mark = {True: "reached", False: "NOT REACHED", None: ""}[finding.reached]
     return (
         f"  {finding.path}: {finding.measure} against {finding.against}: "
-        f"{_number(finding.value, finding.unit)}  ({finding.reach or 'no target'})  {mark}"
+        f"{_number(finding.value, finding.unit)}  ({finding.goal or 'no goal'})  {mark}"
         f"  {finding.detail}"
     )
 
@@ -99,19 +103,21 @@ def _number(value: float, unit: str) -> str:
 def _glance(rows: dict[str, Any]) -> str:
     lines: list[list[str]] = []
     for name, row in rows.items():
-        for told in row["findings"]:
-            finding = Finding(**told)
+        for fields in row["findings"]:
+            finding = Finding(**fields)
             mark = {True: "yes", False: "**no**", None: ""}[finding.reached]
             number = _number(finding.value, finding.unit)
             measured = f"{number} ({finding.detail})" if finding.detail else number
             what = f"{finding.path}: {finding.measure}"
-            lines.append([f"`{name}`", what, finding.against, finding.reach, measured, mark])
-    return _table(["row", "path", "against", "to reach", "measured", "reached"], lines)
+            lines.append([f"`{name}`", what, finding.against, finding.goal, measured, mark])
+    return _table(["row", "measured", "compared with", "goal", "result", "reached"], lines)
 
 
 def _row(name: str, row: dict[str, Any]) -> str:
-    how = f"{row['when']}, {row['rounds']} rounds of {row['seconds']:g} s where there is load"
-    parts = [f"### {name}\n", f"{how}; others took {row['busy']:.0%} of the machine before.\n"]
+    rounds = f"{row['when']}: {row['rounds']} rounds"
+    load = f"A load lasts {row['seconds']:g} s."
+    others = f"Before the run, other processes used {row['busy']:.0%} of the machine."
+    parts = [f"### {name}\n", f"{rounds}. {load} {others}\n"]
     for table in row["tables"]:
         parts += [f"{table['title']}:\n", _table(table["columns"], table["rows"])]
     return "\n".join(parts)

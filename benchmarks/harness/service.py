@@ -1,4 +1,4 @@
-"""`wattfare serve` in front of the mock upstream: an app, its connected users, their load."""
+"""Runs `wattfare serve` in front of the fake upstream, with an app and connected users."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from wattfare_mw.service import AppKeys, create_keys
 
 from . import load
-from .load import STRAIGHT, Load
+from .load import DIRECT, Load
 from .processes import ROOT, Server, environment, free_port, running
 
-#: Enough users that no two calls in flight are of one user, mostly.
+#: With this many users, two concurrent calls rarely have the same user.
 USERS = 64
 
 
@@ -30,13 +30,13 @@ class Service:
     keys: AppKeys
 
     def completions(self, users: int = USERS, **more: Any) -> Load:
-        return self._paid(load.completions(STRAIGHT, users=users, **more))
+        return self._paid(load.completions(DIRECT, users=users, **more))
 
     def streams(self, users: int = USERS, **more: Any) -> Load:
-        return self._paid(load.streams(STRAIGHT, users=users, **more))
+        return self._paid(load.streams(DIRECT, users=users, **more))
 
     def connect(self, users: int = USERS) -> None:
-        """Give ``user_1`` to ``user_…`` a budget with a cap."""
+        """Connect this many users with a cap: ``user_1``, ``user_2``, …."""
         for number in range(1, users + 1):
             secret = self.keys.secret_key
             session = self._post("/sessions", {"appUserId": f"user_{number}"}, secret)
@@ -60,8 +60,7 @@ class Service:
 
 @contextmanager
 def data_folder() -> Iterator[Path]:
-    """On the disk that the project is on: a temporary folder may be in memory, where nothing is
-    durable."""
+    """A temporary folder on the project's disk. The system's temporary folder may be in memory."""
     with tempfile.TemporaryDirectory(prefix=".data-", dir=ROOT / "benchmarks") as folder:
         yield Path(folder)
 
@@ -74,7 +73,8 @@ def sqlite(folder: Path, name: str = "ledger") -> str:
 def serving(
     name: str, database: str, upstream_url: str, *, users: int = USERS
 ) -> Iterator[Service]:
-    """The service as it is by default, durable, in one process, with so many users connected."""
+    """Run the service in one process with durable commits, its default, and connect this many
+    users."""
     keys = create_keys(database, "bench", "test")
     with process(name, database, upstream_url) as server:
         service = Service(server, keys)
@@ -84,10 +84,10 @@ def serving(
 
 @contextmanager
 def process(name: str, database: str, upstream_url: str) -> Iterator[Server]:
-    """One more process over this database."""
+    """Run a process of the service with this database."""
     port = free_port()
     options = ["--port", str(port), "--database", database, "--stop-grace", "0"]
-    # The load comes from a few users.
+    # The load comes from a few users, so their limits must be high.
     options += ["--calls-per-minute-per-user", "1000000", "--calls-per-minute-per-app", "10000000"]
     options += ["--max-calls-per-user", "10000", "--max-calls-per-app", "10000"]
     command = [sys.executable, "-m", "wattfare_mw.cli", "serve", *options]

@@ -1,4 +1,4 @@
-"""Many streams at once, opened by hand and left open; and the time to a stream's first byte."""
+"""Opens many streams at once, and measures the time to a stream's first byte."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..upstream import answers
 from .load import Load
 from .processes import BenchError, Server
 
-#: As many are asked for at a time, so that no backlog runs over.
+#: How many streams are opened at a time, so that the server's backlog does not overflow.
 _AT_ONCE = 100
-_PATIENCE_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 
 
 def _request(load: Load) -> bytes:
@@ -25,7 +25,7 @@ def _request(load: Load) -> bytes:
 
 @contextmanager
 def open_streams(server: Server, load: Load, count: int) -> Iterator[None]:
-    """So many clients, each of which has had the first event of its stream and waits."""
+    """Open this many streams until the end of the block. Each has received its first event."""
     request = _request(load)
     opened: list[socket.socket] = []
     try:
@@ -40,7 +40,7 @@ def open_streams(server: Server, load: Load, count: int) -> Iterator[None]:
 
 
 def _ask(server: Server, request: bytes) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", server.port), timeout=_PATIENCE_SECONDS)
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=_TIMEOUT_SECONDS)
     sock.sendall(request)
     return sock
 
@@ -51,10 +51,10 @@ def _wait_for_first_event(server: Server, batch: list[socket.socket]) -> None:
     poll = select.poll()
     for fd in waiting:
         poll.register(fd, select.POLLIN)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while waiting:
         if time.monotonic() > deadline:
-            raise BenchError(f"{server.name}: {len(waiting)} streams do not begin")
+            raise BenchError(f"{server.name}: {len(waiting)} streams did not begin")
         for fd, _ in poll.poll(1000):
             data = waiting[fd].recv(65536)
             seen[fd] += data
@@ -66,7 +66,7 @@ def _wait_for_first_event(server: Server, batch: list[socket.socket]) -> None:
 
 
 class Reader:
-    """One client that asks for a stream again and again on one connection."""
+    """A client that requests one stream after another on one connection."""
 
     def __init__(self, server: Server, load: Load) -> None:
         self._request = _request(load)
@@ -75,7 +75,8 @@ class Reader:
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def first_byte(self) -> float:
-        """Milliseconds from the request to the first event; the rest is read, too."""
+        """Request a stream and read all of it. Returns the time to the first event, in
+        milliseconds."""
         seen = b""
         began = time.perf_counter()
         self._sock.sendall(self._request)

@@ -1,4 +1,4 @@
-"""The programs that are no Python packages: installed where we may, and said where not."""
+"""Installs the programs that are not Python packages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-#: Program and the Debian package that has it.
+#: The Debian package of each program.
 _DEBIAN = {"wrk": "wrk", "valgrind": "valgrind"}
 
 
@@ -15,7 +15,7 @@ def has(program: str) -> bool:
 
 
 def install_missing() -> None:
-    """Install what is missing, where this is a Debian and we are root or may become it."""
+    """Install missing programs on Debian, if this process is root or may use sudo."""
     missing = [package for program, package in _DEBIAN.items() if not has(program)]
     if not missing or not has("apt-get"):
         return

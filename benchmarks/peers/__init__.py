@@ -1,6 +1,5 @@
-"""What stands beside ours: bare pass-throughs, and gateways by others in folders of their own.
+"""The servers to compare with: bare pass-throughs, and other gateways in separate folders.
 
-A bare pass-through reads the body, sends it on with the app's credentials, and streams the bytes
-of the answer back. It does nothing else: nobody is signed in, nothing is checked, bounded, counted,
-retried, logged or cleaned up.
+A bare pass-through reads the body, sends it on with the app's credentials, and streams the answer
+back. It does not authenticate, check, limit, count, retry or log.
 """

@@ -9,7 +9,7 @@ from . import clients
 
 
 class PassThrough:
-    """POSTs to the upstream what is POSTed here, path by path."""
+    """Forwards each POST to the same path of the upstream."""
 
     def __init__(self, make_client: Callable[[], Any]) -> None:
         self._make_client = make_client
@@ -50,7 +50,7 @@ class OverHttpx(PassThrough):
 
 
 async def lifespan(receive: Any, send: Any) -> None:
-    """Says yes to the server that starts and stops."""
+    """Accept the server's start and shutdown."""
     while True:
         kind = (await receive())["type"]
         await send({"type": f"{kind}.complete"})

@@ -1,4 +1,5 @@
-"""The HTTP clients, made alike for the bare pass-throughs and for ours, and where they call."""
+"""The HTTP clients of the bare pass-throughs, which our middleware also uses in some rows, and the
+address of the upstream."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ from typing import Any
 UPSTREAM = os.environ.get("BENCH_UPSTREAM", "http://127.0.0.1:1")
 API = f"{UPSTREAM}/api/v1"
 SECRET_KEY = os.environ.get("BENCH_SECRET_KEY", "sk_test_bench_0123456789abcdef")
-#: What a bare pass-through sends up.
+#: The headers that a bare pass-through sends to the upstream.
 HEADERS = {"authorization": f"Bearer {SECRET_KEY}", "content-type": "application/json"}
-#: What it sends down of the answer's headers.
+#: The headers of the answer that it sends back.
 PASSED = ("content-type", "content-length")
 
 
 def httpx_options(httpx: Any) -> dict[str, Any]:
-    """No bound on connections, as ours has none; and no look at the environment."""
+    """The settings of a client: any number of connections, as in our own transport, and no settings
+    from the environment."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     return {"limits": limits, "timeout": 600, "trust_env": False}
 

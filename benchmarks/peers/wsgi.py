@@ -13,7 +13,7 @@ def over_httpx() -> Any:
     client = clients.httpx_client()
 
     def pass_through(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        """POSTs to the upstream what is POSTed here, path by path."""
+        """Forward each POST to the same path of the upstream."""
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         url = clients.API + environ["PATH_INFO"]
         request = client.build_request("POST", url, content=body, headers=clients.HEADERS)

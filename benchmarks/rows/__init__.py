@@ -1,4 +1,4 @@
-"""The rows of the table, each a benchmark that runs alone."""
+"""The rows. Each is a benchmark that can run alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Row:
     """A benchmark.
 
     Attributes:
-        quick: does it run in the quick mode? Not if something must be installed for it, or if
-            another row runs the same code.
+        quick: True if it runs with ``--quick``. False if it needs an installation, or if another
+            row runs the same code.
     """
 
     about: str
@@ -25,8 +25,12 @@ class Row:
 
 
 ROWS: dict[str, Row] = {
-    "not-ours-asgi": Row("not ours, ASGI", in_process.not_ours_asgi, needs_wrk=False),
-    "not-ours-wsgi": Row("not ours, WSGI", in_process.not_ours_wsgi, needs_wrk=False),
+    "other-paths-asgi": Row(
+        "the app's other paths, ASGI", in_process.other_paths_asgi, needs_wrk=False
+    ),
+    "other-paths-wsgi": Row(
+        "the app's other paths, WSGI", in_process.other_paths_wsgi, needs_wrk=False
+    ),
     "json-aiohttp": Row("inference, JSON, aiohttp", inference.over("aiohttp", "json", 0.85)),
     "streams-aiohttp": Row(
         "inference, streams, aiohttp", inference.over("aiohttp", "streams", 0.85), quick=False
@@ -46,23 +50,27 @@ ROWS: dict[str, Row] = {
     "service-json": Row("the service, JSON, SQLite", service.sqlite_row("json", 0.5), quick=False),
     "service-streams": Row("the service, streams, SQLite", service.sqlite_row("streams", 0.6)),
     "litellm-json": Row(
-        "the service, JSON, LiteLLM and Portkey", gateways.row("json", 60), quick=False
+        "the service and other gateways, JSON", gateways.row("json", 60), quick=False
     ),
     "litellm-streams": Row(
-        "the service, streams, LiteLLM and Portkey", gateways.row("streams", 60), quick=False
+        "the service and other gateways, streams", gateways.row("streams", 60), quick=False
     ),
     "postgresql": Row("the service on PostgreSQL", service.postgresql, quick=False),
-    "first-byte": Row("first byte of a stream, all through", streams.first_byte, needs_wrk=False),
+    "first-byte": Row(
+        "first byte of a stream through the middleware and the service",
+        streams.first_byte,
+        needs_wrk=False,
+    ),
     "memory": Row("memory of open streams", streams.memory, needs_wrk=False),
     "import": Row("import wattfare_mw", in_process.imports, needs_wrk=False),
     "growth-bodies": Row("bodies of 1 kB to 1 MB", growth.bodies),
-    "growth-ledger": Row("ledgers of 10 to a million rows", growth.history),
-    "growth-users": Row("10 to 100,000 users", growth.users, quick=False),
+    "growth-ledger": Row("ledgers of 10 and 1,000,000 rows", growth.history),
+    "growth-users": Row("10 and 100,000 users", growth.users, quick=False),
     "counts": Row("instruction counts", counts.row, needs_wrk=False),
     "connections-json": Row(
-        "JSON from 1 to 128 connections, drawn", connections.row("json"), quick=False
+        "charts of JSON with 1 to 128 connections", connections.row("json"), quick=False
     ),
     "connections-streams": Row(
-        "streams from 1 to 128 connections, drawn", connections.row("streams"), quick=False
+        "charts of streams with 1 to 128 connections", connections.row("streams"), quick=False
     ),
 }

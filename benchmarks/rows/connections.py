@@ -1,4 +1,4 @@
-"""Throughput and latency from one connection to 128, drawn for the docs."""
+"""Charts for the docs: throughput and latency with 1 to 128 connections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..harness.service import data_folder, serving, sqlite
 from .inference import signed_in
 
 _CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
-# There are many points, and none is judged.
+# Fewer and shorter rounds: there are many points, and none has a goal.
 _ROUNDS, _SECONDS = 3, 2
 
 
 def row(kind: str) -> Callable[[Bench], None]:
-    """``json`` or ``streams``."""
+    """The row for this ``kind``: ``json`` or ``streams``."""
 
     def run(bench: Bench) -> None:
         bench.rounds = min(bench.rounds, _ROUNDS)
@@ -43,7 +43,7 @@ def row(kind: str) -> Callable[[Bench], None]:
             curves: plots.Curves = {subject.name: {} for subject in subjects}
             for count in connections:
                 samples = bench.load(
-                    f"{kind}, {count} connections",
+                    f"{kind}, connections: {count}",
                     [replace(s, load=replace(s.load, connections=count)) for s in subjects],
                 )
                 for name, taken in samples.items():

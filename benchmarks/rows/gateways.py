@@ -1,4 +1,4 @@
-"""The service next to gateways that others have made, without a budget or an account on theirs."""
+"""The service compared with other gateways, which run without budgets and accounts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OURS = "service, SQLite"
 
 
 def row(kind: str, at_least: float | None) -> Callable[[Bench], None]:
-    """``json`` or ``streams``; ``at_least`` is against LiteLLM."""
+    """The row for this ``kind``: ``json`` or ``streams``. ``at_least``: the goal for LiteLLM."""
 
     def run(bench: Bench) -> None:
         make = load.streams if kind == "streams" else load.completions
@@ -29,7 +29,8 @@ def row(kind: str, at_least: float | None) -> Callable[[Bench], None]:
                 Subject(_OURS, service.server, ours, (up,)),
                 Subject("LiteLLM", lite, gateways.litellm_load(make("/")), (up,)),
             ]
-            # Of 1.15.2, run by Node, each stream is a 500: it writes into headers that are closed.
+            # Version 1.15.2 answers each stream with a 500 on Node: it sets headers after it has
+            # sent them.
             if kind == "json":
                 portkey = enter(gateways.portkey(up.url))
                 asked = gateways.portkey_load(make("/"), up.url)
@@ -38,10 +39,10 @@ def row(kind: str, at_least: float | None) -> Callable[[Bench], None]:
             samples = bench.load(f"{kind}, gateways", subjects)
         unit = "streams/s" if kind == "streams" else "requests/s"
         for other in others:
-            reach = at_least if other == "LiteLLM" else None
+            goal = at_least if other == "LiteLLM" else None
             value = ratio(rates(samples[_OURS]), rates(samples[other]))
             detail = versus(samples, _OURS, other, unit)
-            path, against = f"service, {kind}, SQLite", f"{other}, no budget"
-            bench.judge(path, "throughput", against, value, at_least=reach, detail=detail)
+            path, against = f"service, {kind}, SQLite", f"{other} without budgets"
+            bench.judge(path, "throughput", against, value, at_least=goal, detail=detail)
 
     return run

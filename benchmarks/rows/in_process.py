@@ -1,4 +1,5 @@
-"""What is too small to be seen over a network: requests that are not ours, and the import."""
+"""Costs that are too small to measure over a network: requests to the app's other paths, and the
+import."""
 
 from __future__ import annotations
 
@@ -17,17 +18,18 @@ from ..harness.direct import asgi_call, ours_around, wsgi_call
 from ..harness.processes import ROOT, environment
 
 _CALLS = 2_000
-#: The best of so many is a round's number: what disturbs only ever adds.
+#: Each round takes the best of this many tries, because a disturbance can only add time.
 _TRIES = 50
 _IMPORTS = 20
 
 
-def not_ours_asgi(bench: Bench) -> None:
-    """Against what CORSMiddleware adds to a request without an Origin, on the way in (the app
-    answers nothing) and there and back: to an answer CORSMiddleware adds more."""
+def other_paths_asgi(bench: Bench) -> None:
+    """The time that the middleware adds to a request to another path of the app. CORSMiddleware is
+    the comparison, for a request without an ``Origin``. It also handles the answer, so an app
+    without an answer and one with an answer are measured."""
     for path, app, at_most in (
-        ("not ours, ASGI", asgi.silent, 0.15),
-        ("not ours, ASGI, with an answer", asgi.hello, None),
+        ("the app's other paths, ASGI", asgi.silent, 0.15),
+        ("the app's other paths, ASGI, with an answer", asgi.hello, None),
     ):
         cors = CORSMiddleware(app, allow_origins=["https://example.com"])
         apps = {"bare": app, "ours": ours_around(app), "CORSMiddleware": cors}
@@ -35,15 +37,15 @@ def not_ours_asgi(bench: Bench) -> None:
         _added(bench, path, calls, "CORSMiddleware", at_most)
 
 
-def not_ours_wsgi(bench: Bench) -> None:
-    """Against what WhiteNoise adds to a request that is no file."""
+def other_paths_wsgi(bench: Bench) -> None:
+    """The same under WSGI. WhiteNoise is the comparison, for a request that is not for a file."""
     apps = {
         "bare": wsgi.hello,
         "ours": ours_around(wsgi.hello),
         "WhiteNoise": WhiteNoise(wsgi.hello, root=str(ROOT / "docs"), prefix="static/"),
     }
     calls = {name: wsgi_call(app) for name, app in apps.items()}
-    _added(bench, "not ours, WSGI", calls, "WhiteNoise", 0.5)
+    _added(bench, "the app's other paths, WSGI", calls, "WhiteNoise", 0.5)
 
 
 def _added(
@@ -75,11 +77,11 @@ def _timer(call: Callable[[], None], count: int) -> Callable[[], float]:
 
 
 def imports(bench: Bench) -> None:
-    """``import wattfare_mw`` against ``import httpx``, each in an interpreter of its own."""
+    """``import wattfare_mw`` compared with ``import httpx``, each in a new interpreter."""
     statements = {
         "import httpx": "import httpx",
         "import wattfare_mw": "import wattfare_mw",
-        "what an ASGI app names": "from wattfare_mw import AsyncWattfare, WattfareMiddleware",
+        "the imports of an ASGI app": "from wattfare_mw import AsyncWattfare, WattfareMiddleware",
     }
     turns = {name: _import_timer(statement) for name, statement in statements.items()}
     rounds, bench.rounds = bench.rounds, max(bench.rounds, _IMPORTS)

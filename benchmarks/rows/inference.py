@@ -1,4 +1,5 @@
-"""The middleware's inference and token paths, next to bare pass-throughs on the same client."""
+"""The middleware's inference and token paths, compared with bare pass-throughs with the same
+client."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ from contextlib import ExitStack
 
 from ..harness import load
 from ..harness.bench import Bench, Subject, rates, ratio, versus
-from ..harness.load import BARE, OURS, SIGNED_IN, STRAIGHT, Load, Sample
+from ..harness.load import BARE, DIRECT, OURS, SIGNED_IN, Load, Sample
 from ..harness.processes import asgi, upstream, wsgi
 from ..upstream import answers
 
-#: httpx's pool, whose cost goes with the square of its connections, settles down in each process at
-#: another number of them: one pair of processes says little.
+#: Each process of httpx ends up with a different number of connections in its pool, and the cost of
+#: the pool grows with the square of this number. So several pairs of processes are measured.
 _PROCESSES = 3
-#: The middleware over a client that the app hands in, made as the bare pass-through's is.
+#: The middleware with a client that the app provides. It has the settings of the bare
+#: pass-through's client.
 _INJECTED = "ours, the app's client"
 
 
@@ -25,7 +27,7 @@ def _loads(kind: str) -> Callable[..., Load]:
 
 
 def over(client: str, kind: str, at_least: float) -> Callable[[Bench], None]:
-    """Ours against the bare one over this client, ``json`` or ``streams``."""
+    """The row for this client and ``kind``: ``json`` or ``streams``."""
 
     def run(bench: Bench) -> None:
         unit = "streams/s" if kind == "streams" else "requests/s"
@@ -36,7 +38,7 @@ def over(client: str, kind: str, at_least: float) -> Callable[[Bench], None]:
             samples = {}
             bench.rounds = math.ceil(bench.rounds / _PROCESSES)
             for number in range(1, _PROCESSES + 1):
-                taken = _side_by_side(bench, f"{title}, processes {number}", client, kind)
+                taken = _side_by_side(bench, f"{title}, run {number}", client, kind)
                 for name, more in taken.items():
                     samples.setdefault(name, []).extend(more)
             bench.rounds *= _PROCESSES
@@ -67,7 +69,7 @@ def _side_by_side(bench: Bench, title: str, client: str, kind: str) -> dict[str,
             Subject("ours", ours, signed_in(make(OURS)), (up,)),
         ]
         if client == "aiohttp":
-            subjects.append(Subject("straight", up, make(STRAIGHT)))
+            subjects.append(Subject("upstream directly", up, make(DIRECT)))
         else:
             injected = stack.enter_context(
                 asgi(_INJECTED, f"apps.asgi:over_injected_{client}", up.url)
@@ -77,14 +79,14 @@ def _side_by_side(bench: Bench, title: str, client: str, kind: str) -> dict[str,
 
 
 def signed_in(what: Load) -> Load:
-    """The same as a user's browser sends it."""
+    """The same load with a user's cookie."""
     return Load(
         what.path, what.body, SIGNED_IN, what.expect, what.method, what.connections, what.users
     )
 
 
 def sync_resolver(bench: Bench) -> None:
-    """The same app with a ``resolve_user`` that runs in a thread, against one that is async."""
+    """A sync ``resolve_user``, which runs in a thread, compared with an async one."""
     names = {"async": "apps.asgi:over_aiohttp", "sync": "apps.asgi:over_aiohttp_sync_user"}
     with ExitStack() as stack:
         up = stack.enter_context(upstream())
@@ -105,7 +107,7 @@ def sync_resolver(bench: Bench) -> None:
 
 
 def token(bench: Bench) -> None:
-    """The token path against a bare pass-through of ``POST /sessions``."""
+    """The token path, compared with a bare pass-through of ``POST /sessions``."""
     asked = Load("/sessions", b'{"appUserId":"user_1"}', load.AUTHORIZED, answers.SESSION_BODY)
     with (
         upstream() as up,
@@ -124,7 +126,7 @@ def token(bench: Bench) -> None:
 
 
 def over_wsgi(kind: str) -> Callable[[Bench], None]:
-    """WSGI under gunicorn's gthread."""
+    """The row for WSGI on gunicorn, and this ``kind``: ``json`` or ``streams``."""
 
     def run(bench: Bench) -> None:
         make = _loads(kind)

@@ -1,4 +1,4 @@
-"""The service's metered chat completions: durable, in SQLite and in PostgreSQL."""
+"""The service's inference calls, with durable commits in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..harness.processes import asgi, upstream
 from ..harness.service import USERS, data_folder, process, serving, sqlite
 
 _MANY, _ONE = f"service, {USERS} users", "service, one user"
-#: So many cores are needed for two processes, the database, the upstream and wrk.
+#: Two processes, the database, the upstream and wrk need this many cores.
 _FREE_CORES = 6
 
 
 def sqlite_row(kind: str, at_least: float) -> Callable[[Bench], None]:
-    """On SQLite against the bare aiohttp pass-through."""
+    """The row for SQLite and this ``kind``: ``json`` or ``streams``."""
 
     def run(bench: Bench) -> None:
         users = 2 if bench.quick else USERS
@@ -39,17 +39,18 @@ def sqlite_row(kind: str, at_least: float) -> Callable[[Bench], None]:
             ]
             samples = bench.load(f"the service, {kind}, SQLite", subjects)
         unit = "streams/s" if kind == "streams" else "requests/s"
-        for name, reach in ((_MANY, at_least), (_ONE, None)):
+        for name, goal in ((_MANY, at_least), (_ONE, None)):
             value = ratio(rates(samples[name]), rates(samples["bare"]))
             detail = versus(samples, name, "bare", unit)
             path, against = f"{name}, {kind}, SQLite", "bare aiohttp pass-through"
-            bench.judge(path, "throughput", against, value, at_least=reach, detail=detail)
+            bench.judge(path, "throughput", against, value, at_least=goal, detail=detail)
 
     return run
 
 
 def postgresql(bench: Bench) -> None:
-    """On PostgreSQL on the same machine, durable too, against SQLite; and two processes."""
+    """PostgreSQL on the same machine, compared with SQLite; and two processes, compared with
+    one."""
     users = 2 if bench.quick else USERS
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -65,7 +66,7 @@ def postgresql(bench: Bench) -> None:
         samples = bench.load("the service, json, PostgreSQL", subjects)
         value = ratio(rates(samples["PostgreSQL"]), rates(samples["SQLite"]))
         detail = versus(samples, "PostgreSQL", "SQLite", "requests/s")
-        path, against = "service, json, PostgreSQL", "ours on SQLite"
+        path, against = "service, json, PostgreSQL", "the same on SQLite"
         bench.judge(path, "throughput", against, value, at_least=0.4, detail=detail)
         if bench.quick:
             return
@@ -92,8 +93,8 @@ def postgresql(bench: Bench) -> None:
     free = cores >= _FREE_CORES
     detail = f"{statistics.median(numbers['two']):,.0f} requests/s"
     if not free:
-        detail += f"; {cores} cores, none of which is free: no verdict"
+        detail += f"; not judged, because {cores} cores are too few"
     value = ratio(numbers["two"], numbers["one"])
-    reach = 1.5 if free else None
+    goal = 1.5 if free else None
     path, against = "service, json, PostgreSQL, two processes", "one process"
-    bench.judge(path, "throughput", against, value, at_least=reach, detail=detail)
+    bench.judge(path, "throughput", against, value, at_least=goal, detail=detail)

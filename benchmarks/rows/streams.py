@@ -1,5 +1,4 @@
-"""What a stream costs beside its throughput: the wait for its first byte, and memory while it is
-open."""
+"""Other costs of a stream: the time to its first byte, and its memory."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from ..harness import load
 from ..harness.bench import Bench, ratio
-from ..harness.load import BARE, OURS, SIGNED_IN, STRAIGHT, Load, check
+from ..harness.load import BARE, DIRECT, OURS, SIGNED_IN, Load, check
 from ..harness.processes import Server, asgi, upstream
 from ..harness.service import data_folder, serving, sqlite
 from ..harness.streams import Reader, open_streams
@@ -23,8 +22,9 @@ _FIRST_BYTES = 300
 
 
 def first_byte(bench: Bench) -> None:
-    """Through middleware and service, one client, against straight to the upstream; and what of it
-    nobody can spare who has two processes in the way and a disk that has to have heard."""
+    """The time to the first byte through the middleware and the service, compared with a direct
+    call to the upstream. Two bare pass-throughs in a row and one write to the disk show the part of
+    this time that no implementation can avoid."""
     count = 3 if bench.quick else _FIRST_BYTES
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -37,7 +37,7 @@ def first_byte(bench: Bench) -> None:
         first = enter(asgi("first bare", "peers.asgi:over_aiohttp", second.url))
         asked = load.chat(stream=True)
         readers = {
-            "straight": Reader(up, Load(STRAIGHT, asked, load.AUTHORIZED)),
+            "upstream directly": Reader(up, Load(DIRECT, asked, load.AUTHORIZED)),
             "through two bare pass-throughs": Reader(first, Load(BARE, asked, load.AUTHORIZED)),
             "through middleware and service": Reader(app, Load(OURS, asked, SIGNED_IN)),
         }
@@ -49,16 +49,16 @@ def first_byte(bench: Bench) -> None:
             "ms",
             {
                 **{name: partial(_median, reader, count) for name, reader in readers.items()},
-                "16 kB appended to a file, and fdatasync": lambda: _durable(folder, count),
+                "one fdatasync after an append of 16 kB": lambda: _durable(folder, count),
             },
         )
-    straight, bare, ours, disk = taken.values()
+    direct, bare, ours, disk = taken.values()
     path = "first byte of a stream, middleware and service"
     for against, base, at_most in (
-        ("straight to the upstream", straight, 1.5),
+        ("the upstream directly", direct, 1.5),
         ("two bare pass-throughs in a row", bare, None),
         (
-            "those two, and a disk that has to have heard",
+            "two bare pass-throughs and one fdatasync",
             [a + b for a, b in zip(bare, disk, strict=True)],
             None,
         ),
@@ -69,7 +69,7 @@ def first_byte(bench: Bench) -> None:
 
 
 def _durable(folder: Path, count: int) -> float:
-    """Milliseconds that the disk takes for what a reservation writes."""
+    """The median time to write as much as a reservation does to the disk, in milliseconds."""
     taken: list[float] = []
     with (folder / "appended").open("wb", buffering=0) as file:
         for _ in range(count):
@@ -85,13 +85,13 @@ def _median(reader: Reader, count: int) -> float:
 
 
 def memory(bench: Bench) -> None:
-    """What each of many open streams that wait takes, against the bare aiohttp pass-through."""
+    """The memory of each open stream, compared with the bare aiohttp pass-through."""
     count = 20 if bench.quick else _IDLE_STREAMS
     idle = load.chat(stream=True, model=answers.IDLE_MODEL)
     with upstream() as up:
 
         def kilobytes(app: str, path: str) -> float:
-            with asgi(app, app, up.url) as server:  # a fresh one: memory is not given back
+            with asgi(app, app, up.url) as server:  # a process keeps its memory
                 check(server, Load(path, load.chat(stream=True), SIGNED_IN, answers.STREAM_BODY))
                 return _taken_by(server, Load(path, idle, SIGNED_IN), count) / 1024
 

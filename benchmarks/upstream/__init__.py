@@ -1,1 +1,1 @@
-"""The mock upstream: answers what it has ready, and so is never the bottleneck."""
+"""The fake upstream. It sends prepared answers, so that it is not the bottleneck."""

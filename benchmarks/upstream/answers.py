@@ -1,7 +1,8 @@
-"""What the mock upstream answers, ready to be sent: whole HTTP answers and chunks as bytes.
+"""The prepared answers of the fake upstream, as bytes: whole HTTP answers, and the chunks of
+streams.
 
 A stream is 100 events: 98 words, one chunk with the finish reason and the usage, and ``[DONE]``.
-Each is an HTTP chunk, and is written, by itself, as providers do it.
+Each event is one HTTP chunk and one write, as with real providers.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import json
 from typing import Any
 
 MODEL = "bench/model"
-#: A call of this model gives the head and the first event of a stream, and then nothing more.
+#: A stream of this model stays open after its first event.
 IDLE_MODEL = "bench/idle"
-#: Events in a stream.
+#: The number of events in a stream.
 EVENTS = 100
 
 _USAGE = {"prompt_tokens": 21, "completion_tokens": 98, "total_tokens": 119, "cost": 0.000119}
@@ -81,7 +82,7 @@ _EVENT_LIST = [
     _event([{"index": 0, "delta": {}, "finish_reason": "stop"}], usage=_USAGE),
     b"data: [DONE]\n\n",
 ]
-#: The body of a stream, as a client has it in the end.
+#: The whole body of a stream, without the framing of chunks.
 STREAM_BODY = b"".join(_EVENT_LIST)
 FIRST_EVENT = _EVENT_LIST[0]
 
@@ -90,11 +91,11 @@ SESSION = _whole(SESSION_BODY)
 MODELS = _whole(_MODELS_BODY)
 NOTHING = _whole(b'{"error":{"code":404,"message":"There is nothing here."}}', "404 Not Found")
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-#: What is written, one after the other. The head goes with the first event, the end with the last.
+#: The writes of a stream, in order. The first one includes the headers, and the last one the end.
 STREAM = [
     _HEAD + _chunk(_EVENT_LIST[0]),
     *(_chunk(event) for event in _EVENT_LIST[1:-1]),
     _chunk(_EVENT_LIST[-1]) + b"0\r\n\r\n",
 ]
-#: The same for a stream that stays open.
+#: The writes of a stream that stays open.
 IDLE = STREAM[:1]

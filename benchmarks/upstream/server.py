@@ -1,8 +1,8 @@
-"""The mock upstream's server: HTTP/1.1 by hand on epoll, one system call for each thing said.
+"""The server of the fake upstream: HTTP/1.1 on epoll, without an HTTP library.
 
-No framework and no event loop: a request costs a ``recv`` and a ``send``, and what Python does
-between them is looking for the end of the head, the length and two words in the body. Streams take
-turns, an event each, so that many flow at once and none waits for another's end.
+A request takes one ``recv`` and one ``send``. Between them, the server only searches for the end of
+the headers, the content length and two words in the body. Streams take turns after each event, so
+no stream waits for the end of another one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _READ = 2**18
 
 
 class _Connection:
-    """A client, what it has sent of a request, and what it is still to be sent of an answer."""
+    """A client, the received part of its request, and the unsent part of its answer."""
 
     __slots__ = ("chunks", "place", "received", "sock", "unsent")
 
@@ -34,7 +34,7 @@ class _Connection:
 
 
 class Server:
-    """Serves for ever on a socket that listens."""
+    """Serves the clients of a listening socket until the process ends."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -74,7 +74,7 @@ class Server:
 
     def _drop(self, fd: int) -> None:
         self._flowing.pop(fd, None)
-        self._connections.pop(fd).sock.close()  # which takes it out of the poll, too
+        self._connections.pop(fd).sock.close()  # this also removes it from the poll
 
     def _read(self, fd: int, connection: _Connection) -> None:
         try:
@@ -117,7 +117,7 @@ class Server:
             self._drop(fd)
             return
         connection.unsent = data[sent:]
-        if connection.unsent:  # it is read too slowly: wait until there is room
+        if connection.unsent:  # the client reads too slowly: wait until it has read more
             self._flowing.pop(fd, None)
             self._poll.modify(fd, select.EPOLLOUT)
         elif connection.chunks:
@@ -125,7 +125,7 @@ class Server:
 
 
 def _request_end(data: bytes) -> int | None:
-    """Where the first request in this ends; None: not yet."""
+    """The end of the first request in these bytes. None if it is incomplete."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None

@@ -198,18 +198,24 @@ def test_unknown_origin_is_refused(
     assert len(fake.exchanges) == 1
 
 
+WILDCARDS: dict[str, dict[str, Any]] = {
+    "*": {"allow_origins": ["*"]},
+    "any com": {"allow_origin_regex": r".*\.com|.*\.org"},
+    "* and one": {"allow_origins": ["*", OURS]},
+    "any": {"allow_origin_regex": ".*"},
+    "any site": {"allow_origin_regex": r"https?://.*"},
+}
+#: One app for each library that has the settings, and each app with a list and with a pattern.
+READERS = ("starlette, cors first", "litestar", "flask, cors first")
+WILD_APPS = [
+    pytest.param(build, allow, id=f"{name}-{build}")
+    for name, allow in WILDCARDS.items()
+    for build in (BUILDS if name in ("*", "any com") else READERS)
+]
+
+
 @pytest.mark.parametrize("credentials", [True, False])
-@pytest.mark.parametrize(
-    "allow",
-    [
-        {"allow_origins": ["*"]},
-        {"allow_origins": ["*", OURS]},
-        {"allow_origin_regex": ".*"},
-        {"allow_origin_regex": r"https?://.*"},
-        {"allow_origin_regex": r".*\.com|.*\.org"},
-    ],
-    ids=["*", "* and one", "any", "any site", "any com"],
-)
+@pytest.mark.parametrize(("build", "allow"), WILD_APPS, indirect=["build"])
 def test_wildcard_admits_no_origin(
     allow: dict[str, Any],
     credentials: bool,

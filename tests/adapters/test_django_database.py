@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
 from support.postgres import Cluster
 from support.rules import INFERENCE, JSON, MODELS, STATUS, TOKEN, ask
@@ -33,7 +34,9 @@ class Project:
     """The served project and its database."""
 
     def __init__(self, url: str, cluster: Cluster, database: str) -> None:
-        self.http = httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE)
+        self.http = httpx.Client(
+            base_url=url, trust_env=False, verify=ssl_context(), timeout=PATIENCE
+        )
         self._admin = psycopg.connect(cluster.url("postgres"), autocommit=True)
         self._name = urlsplit(database).path.lstrip("/")
 

@@ -55,7 +55,10 @@ MAKERS: dict[str, Make] = {
             "WattfareMiddleware has no option 'resolve_usr'. Did you mean resolve_user?",
         ),
         ({"resolve_user": user, "request_limits": 5}, "Did you mean request_limit?"),
-        ({"resolve_user": user, "zzz": 5}, "has no option 'zzz'. It takes account_label, allow_"),
+        (
+            {"resolve_user": user, "zzz": 5},
+            "has no option 'zzz'. The options are account_label, allow_",
+        ),
     ],
 )
 def test_misspelt_option_names_the_nearest(make: Make, options: dict[str, Any], says: str) -> None:

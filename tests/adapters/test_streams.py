@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.middleware import gzip
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
+from support.certificates import ssl_context
 from support.fake_wattfare import DONE, PATIENCE, FakeWattfare, held_stream, word
 from support.rules import INFERENCE, JSON, ask
 from support.servers import uvicorn_server, werkzeug_server
@@ -80,7 +81,7 @@ def test_first_event_arrives_before_the_second_is_created(
     fake.script = held_stream
     with (
         SERVERS[name](at_fake) as (host, port),
-        httpx.Client(timeout=PATIENCE, trust_env=False) as client,
+        httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as client,
     ):
         url = f"http://{host}:{port}{INFERENCE}"
 

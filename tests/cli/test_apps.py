@@ -93,7 +93,7 @@ def test_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
         ("http://192.168.1.4:8000", "not encrypted"),
         ("capacitor://localhost", "web page"),
         ("javascript:alert(1)", "null"),
-        ("null", "hides its own"),
+        ("null", "hides its origin"),
         ("", "not an origin"),
     ],
 )
@@ -229,7 +229,7 @@ def test_unknown_app_is_refused(tmp_path: Path, command: str) -> None:
     assert "apps list" in refused(database, command, "nosuchapp", *more)
     # A key in place of the id is an easy mistake.
     message = refused(database, command, keys.secret_key, *more)
-    assert "takes the app's id" in message
+    assert "needs the app's id" in message
     assert keys.secret_key not in message
     away = f"sqlite:///{tmp_path / 'y.db'}"
     assert "There is no database" in refused(away, command, keys.app_id, *more)

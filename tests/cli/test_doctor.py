@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.cli import invoke_cli
 from support.dev import Dev, run_dev
 from support.ports import refused_port
@@ -140,6 +141,7 @@ class _Proxy(BaseHTTPRequestHandler):
             content=body,
             headers=headers,
             trust_env=False,
+            verify=ssl_context(),
             timeout=30,
         )
         more = {"content-type": answer.headers["content-type"]}

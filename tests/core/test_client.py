@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import io
 import json
 import logging
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
-from unittest.mock import patch
 from uuid import UUID
 
 import aiohttp
 import httpx
 import httpx2
 import pytest
-from rich.console import Console
 from rich.traceback import Traceback
 from support.clients import (
     KINDS,
@@ -462,34 +459,30 @@ ERRORS = [
 
 
 @FEWER
-@pytest.mark.parametrize(("code", "status", "cls"), ERRORS)
-def test_each_protocol_error_is_raised(
-    driver: Driver, wire: Wire, code: str, status: int, cls: type[WattfareError]
-) -> None:
-    wire.always = (error_answer(code, status, "Because.", x_request_id="r-1"),)
-    for call in (driver.status, driver.generate, lambda: driver.stream().__enter__()):
-        with pytest.raises(WattfareError) as caught:
-            call()
-        error = caught.value
-        assert type(error) is cls
-        assert (error.code, error.status, error.message) == (code, status, "Because.")
-        assert error.request_id == "r-1"
+def test_each_protocol_error_is_raised(driver: Driver, wire: Wire) -> None:
+    for code, status, cls in ERRORS:
+        wire.always = (error_answer(code, status, "Because.", x_request_id="r-1"),)
+        for call in (driver.status, driver.generate, lambda: driver.stream().__enter__()):
+            with pytest.raises(WattfareError) as caught:
+                call()
+            error = caught.value
+            assert type(error) is cls
+            assert (error.code, error.status, error.message) == (code, status, "Because.")
+            assert error.request_id == "r-1"
 
 
 @FEWER
-@pytest.mark.parametrize(("code", "status", "cls"), [*ERRORS, ("new_code", 502, WattfareError)])
-def test_error_event_raises_its_typed_error(
-    driver: Driver, wire: Wire, code: str, status: int, cls: type[WattfareError]
-) -> None:
-    error_event = event({"error": {"code": code, "message": "Because."}})
-    wire.then(STREAM + piece(event(delta("one")) + error_event) + END)
-    with driver.stream() as stream:
-        assert next(stream).text == "one"  # although both arrived in one piece
-        with pytest.raises(WattfareError, match=r"Because\.") as caught:
-            next(stream)
-    assert type(caught.value) is cls
-    assert caught.value.code == ("upstream" if code == "new_code" else code)
-    assert caught.value.http_status == (400 if code == "invalid_request" else status)
+def test_error_event_raises_its_typed_error(driver: Driver, wire: Wire) -> None:
+    for code, status, cls in [*ERRORS, ("new_code", 502, WattfareError)]:
+        error_event = event({"error": {"code": code, "message": "Because."}})
+        wire.then(STREAM + piece(event(delta("one")) + error_event) + END)
+        with driver.stream() as stream:
+            assert next(stream).text == "one"  # although both arrived in one piece
+            with pytest.raises(WattfareError, match=r"Because\.") as caught:
+                next(stream)
+        assert type(caught.value) is cls
+        assert caught.value.code == ("upstream" if code == "new_code" else code)
+        assert caught.value.http_status == (400 if code == "invalid_request" else status)
 
 
 @FEW
@@ -600,33 +593,30 @@ ODD_BUT_READ = {"numbers as text", "true for a number"}
 
 
 @FEWER
-@pytest.mark.parametrize("name", NOT_THE_PROTOCOL)
-def test_answer_outside_of_the_protocol_is_a_typed_error(
-    driver: Driver, wire: Wire, name: str
-) -> None:
-    wire.always = (NOT_THE_PROTOCOL[name],)
-    for call in (driver.status, driver.create_session, driver.generate):
-        if call == driver.generate and name in ODD_BUT_READ:
-            assert call().text == ""
-            continue
-        with pytest.raises(WattfareError) as caught:
-            call()
-        assert (caught.value.code, caught.value.status) == CODES.get(name, ("unknown", 200))
-        assert str(caught.value)
+def test_answer_outside_of_the_protocol_is_a_typed_error(driver: Driver, wire: Wire) -> None:
+    for name, whole in NOT_THE_PROTOCOL.items():
+        wire.always = (whole,)
+        for call in (driver.status, driver.create_session, driver.generate):
+            if call == driver.generate and name in ODD_BUT_READ:
+                assert call().text == ""
+                continue
+            with pytest.raises(WattfareError) as caught:
+                call()
+            expected = CODES.get(name, ("unknown", 200))
+            assert (caught.value.code, caught.value.status) == expected, name
+            assert str(caught.value)
 
 
 @FEWER
-@pytest.mark.parametrize("name", NOT_THE_PROTOCOL)
-def test_answer_that_is_not_a_stream_is_a_typed_error(
-    driver: Driver, wire: Wire, name: str
-) -> None:
-    wire.then(NOT_THE_PROTOCOL[name])
-    with pytest.raises(WattfareError) as caught, driver.stream() as stream:
-        stream.texts()
-    status = CODES.get(name, ("upstream", 502))
-    assert (caught.value.code, caught.value.status) == (
-        ("upstream", 502) if name == "no content" else status
-    )
+def test_answer_that_is_not_a_stream_is_a_typed_error(driver: Driver, wire: Wire) -> None:
+    for name, whole in NOT_THE_PROTOCOL.items():
+        wire.then(whole)
+        with pytest.raises(WattfareError) as caught, driver.stream() as stream:
+            stream.texts()
+        expected = CODES.get(name, ("upstream", 502))
+        if name == "no content":
+            expected = ("upstream", 502)
+        assert (caught.value.code, caught.value.status) == expected, name
 
 
 @FEWER
@@ -651,31 +641,30 @@ def test_event_that_is_not_a_chunk_is_a_typed_error(
     assert (caught.value.code, caught.value.status) == ("upstream", 502)
 
 
+ODD_EVENTS = [
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b"7",
+    b'{"choices": null}',
+    b'{"choices": "none"}',
+    b'{"choices": [null]}',
+    b'{"choices": [{"delta": null}]}',
+    b'{"choices": [{"delta": {"content": 5}}]}',
+    b'{"choices": [{"index": null, "delta": {"tool_calls": null}}]}',
+    b'{"id": 5, "model": {}, "choices": [], "usage": [], "error": null}',
+]
+
+
 @FEWER
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"{}",
-        b"[]",
-        b"null",
-        b"7",
-        b'{"choices": null}',
-        b'{"choices": "none"}',
-        b'{"choices": [null]}',
-        b'{"choices": [{"delta": null}]}',
-        b'{"choices": [{"delta": {"content": 5}}]}',
-        b'{"choices": [{"index": null, "delta": {"tool_calls": null}}]}',
-        b'{"id": 5, "model": {}, "choices": [], "usage": [], "error": null}',
-    ],
-)
-def test_odd_event_loses_nothing_of_the_answer(driver: Driver, wire: Wire, data: bytes) -> None:
-    odd = b"data: " + data + b"\n\nevent: ping\ndata: ping\n\n"
-    wire.then(
-        STREAM + piece(event(delta("one")) + odd + event(delta(" two")) + b"data: [DONE]\n\n") + END
-    )
-    with driver.stream() as stream:
-        assert "".join(stream.texts()) == "one two"
+def test_odd_event_loses_nothing_of_the_answer(driver: Driver, wire: Wire) -> None:
+    for data in ODD_EVENTS:
+        odd = b"data: " + data + b"\n\nevent: ping\ndata: ping\n\n"
+        events = event(delta("one")) + odd + event(delta(" two")) + b"data: [DONE]\n\n"
+        wire.then(STREAM + piece(events) + END)
+        with driver.stream() as stream:
+            assert "".join(stream.texts()) == "one two", data
 
 
 @FEWER
@@ -703,20 +692,20 @@ WORTH_IT = [
 
 
 @FEW
-@pytest.mark.parametrize("failure", WORTH_IT, ids=["429", "502", "500", "408", "503", "599"])
-def test_status_and_session_are_retried(
-    drive: Drive, wire: Wire, no_wait: list[float], failure: bytes
-) -> None:
+def test_status_and_session_are_retried(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=2)
-    for call, success in ((driver.status, STATUS), (driver.create_session, SESSION)):
-        wire.then(failure).then(failure).then(json_answer(success))
-        assert call()
-    assert len(wire.seen) == 6
-    assert len(no_wait) == 4
-    first = [no_wait[0], no_wait[2]]
-    second = [no_wait[1], no_wait[3]]
-    assert all(0.25 <= wait <= 0.5 for wait in first)
-    assert all(0.5 <= wait <= 1.0 for wait in second)
+    for failure in WORTH_IT:
+        for call, success in ((driver.status, STATUS), (driver.create_session, SESSION)):
+            wire.then(failure).then(failure).then(json_answer(success))
+            assert call()
+        assert len(wire.seen) == 6
+        assert len(no_wait) == 4
+        first = [no_wait[0], no_wait[2]]
+        second = [no_wait[1], no_wait[3]]
+        assert all(0.25 <= wait <= 0.5 for wait in first)
+        assert all(0.5 <= wait <= 1.0 for wait in second)
+        wire.seen.clear()
+        no_wait.clear()
 
 
 @pytest.mark.parametrize("failure", [(reset,), (head(200, {"Content-Length": "9"}) + b"x", close)])
@@ -742,20 +731,17 @@ def test_refused_connection_is_always_retried(drive: Drive, no_wait: list[float]
 
 
 @FEW
-@pytest.mark.parametrize(
-    "failure",
-    [(part,) for part in WORTH_IT] + [(reset,), (close,), (b"HTTP/1.1 2", close)],
-    ids=["429", "502", "500", "408", "503", "599", "reset", "close", "half a head"],
-)
 def test_inference_is_never_retried_once_sent(
-    drive: Drive, wire: Wire, no_wait: list[float], failure: Any
+    drive: Drive, wire: Wire, no_wait: list[float]
 ) -> None:
     driver = drive(max_retries=5)
-    for n, call in enumerate((driver.generate, lambda: driver.stream().__enter__())):
-        wire.then(*failure)
-        with pytest.raises(WattfareError):
-            call()
-        assert len(wire.seen) == n + 1
+    for failure in [(part,) for part in WORTH_IT] + [(reset,), (close,), (b"HTTP/1.1 2", close)]:
+        for call in (driver.generate, lambda: driver.stream().__enter__()):
+            wire.then(*failure)
+            wire.seen.clear()
+            with pytest.raises(WattfareError):
+                call()
+            assert len(wire.seen) == 1
     assert no_wait == []
 
 
@@ -810,30 +796,40 @@ def test_long_retry_after_raises_at_once(drive: Drive, wire: Wire, no_wait: list
 def everything_shown(error: BaseException, *, screen: bool = False) -> str:
     """Everything that a log, an error reporter or (slowly) a developer's terminal may show of
     it."""
-    error_event = [repr(error), str(error), "".join(traceback.format_exception(error))]
+    # It has the errors before this one, too, also those that the traceback leaves out.
     captured = traceback.TracebackException.from_exception(error, capture_locals=True)
-    error_event.append("".join(captured.format()))
+    shown = [*captured.format(), *_values(captured)]
     if screen:
-        shown = Traceback.from_exception(
-            type(error),
-            error,
-            error.__traceback__,
-            show_locals=True,
-            locals_hide_sunder=False,
-            locals_hide_dunder=False,
-            suppress=[asyncio],
-        )
-        with patch.object(Traceback, "_guess_lexer", return_value="text"):  # colors are slow
-            Console(file=(file := io.StringIO()), width=400).print(shown)
-        error_event.append(file.getvalue())
+        shown += _values_on_screen(error)
     inner: BaseException | None = error
     while inner is not None:  # a suppressed error can still be reached
-        error_event.append(repr(inner))
-        if inner.__traceback__ is not None:
-            stack = traceback.TracebackException.from_exception(inner, capture_locals=True)
-            error_event.append("".join(stack.format()))
+        shown += [repr(inner), str(inner)]
         inner = inner.__context__
-    return "\n".join(error_event)
+    return "\n".join(shown)
+
+
+def _values(captured: traceback.TracebackException) -> Iterator[str]:
+    """The local variables of these errors, as an error reporter sends them."""
+    for frame in captured.stack:
+        yield from (frame.locals or {}).values()
+    for inner in (captured.__cause__, captured.__context__, *(captured.exceptions or ())):
+        if inner is not None:
+            yield from _values(inner)
+
+
+def _values_on_screen(error: BaseException) -> Iterator[str]:
+    """The local variables of these errors, as rich shows them."""
+    trace = Traceback.extract(
+        type(error),
+        error,
+        error.__traceback__,
+        show_locals=True,
+        locals_hide_sunder=False,
+        locals_hide_dunder=False,
+    )
+    for stack in trace.stacks:
+        for frame in stack.frames:
+            yield from (node.render() for node in (frame.locals or {}).values())
 
 
 FAILURES: dict[str, tuple[Any, ...]] = {
@@ -1149,23 +1145,24 @@ def test_error_of_the_app_is_hidden_and_logged(
 
 
 @FEWER
-@pytest.mark.parametrize(("code", "status", "cls"), ERRORS)
 def test_session_handler_forwards_wattfare_errors(
-    driver: Driver, wire: Wire, code: str, status: int, cls: Any, caplog: pytest.LogCaptureFixture
+    driver: Driver, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire.then(error_answer(code, status, "Because.", retry_after="7"))
-    response = driver.handle(post(), resolver("u1", False))
-    assert response.status == status
-    assert wire_of(response.body) == (code, "Because.")
-    assert response.headers["retry-after"] == "7"
-    records = [record for record in caplog.records if record.name == "wattfare_mw"]
-    if code == "auth":
-        # No user can pay until the app's key is fixed: this deserves an alarm.
-        [record] = records
-        assert record.levelno == logging.ERROR
-        assert "secret key" in record.getMessage()
-        assert "WATTFARE_SECRET_KEY" in record.getMessage()
-    assert NEEDLE not in caplog.text
+    for code, status, _ in ERRORS:
+        caplog.clear()
+        wire.then(error_answer(code, status, "Because.", retry_after="7"))
+        response = driver.handle(post(), resolver("u1", False))
+        assert response.status == status
+        assert wire_of(response.body) == (code, "Because.")
+        assert response.headers["retry-after"] == "7"
+        records = [record for record in caplog.records if record.name == "wattfare_mw"]
+        if code == "auth":
+            # No user can pay until the app's key is fixed: this deserves an alarm.
+            [record] = records
+            assert record.levelno == logging.ERROR
+            assert "secret key" in record.getMessage()
+            assert "WATTFARE_SECRET_KEY" in record.getMessage()
+        assert NEEDLE not in caplog.text
 
 
 @FEWER

@@ -247,7 +247,7 @@ def test_current_user_in_flask(serve: Any) -> None:
 def test_django_project(app: App, tmp_path: Path) -> None:
     with (
         run_django("django_app", tmp_path) as url,
-        httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http,
+        httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
     ):
         example = Example(None, url, app, http)
         answer = http.post("/summary", json={"text": "hi"})
@@ -305,8 +305,10 @@ def test_token_route_in_any_framework(app: App) -> None:
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/"
         try:
-            assert httpx.post(url, trust_env=False).status_code == 401
-            answer = httpx.post(url, headers={"X-Signed-In-User": "ada"}, trust_env=False)
+            assert httpx.post(url, trust_env=False, verify=ssl_context()).status_code == 401
+            answer = httpx.post(
+                url, headers={"X-Signed-In-User": "ada"}, trust_env=False, verify=ssl_context()
+            )
         finally:
             server.shutdown()
             thread.join(PATIENCE)

@@ -29,13 +29,13 @@ def render() -> str:
         lines.append(f"| {names} | {kind} | {note} |\n")
     lines.append("\nTools of these types are held: " + _names(PROVIDER_TOOLS, "…") + ".\n")
     lines.append(
-        "\nSome names are refused at any depth of a request, because they could redirect the call "
-        "or use the operator's keys and data:\n\n"
-        f"- names that contain one of these words, in any spelling: {_names(WORDS)};\n"
-        f"- names that begin with one of these: {_names(PREFIXES, '…')};\n"
-        f"- these names: {_names(NAMES)}.\n\n"
-        "The words and the beginnings are also refused as keys of `metadata`, because LiteLLM "
-        "reads them there.\n\n"
+        "\nSome names are refused at any depth of a request. They could send the call to another "
+        "server, or use the operator's keys and data:\n\n"
+        f"- Names that contain one of these words, in any spelling: {_names(WORDS)}.\n"
+        f"- Names that begin with one of these prefixes: {_names(PREFIXES, '…')}.\n"
+        f"- These names: {_names(NAMES)}.\n\n"
+        "The first two rules also apply to the keys of `metadata`, because LiteLLM reads these "
+        "keys.\n\n"
     )
     return "".join(lines)
 

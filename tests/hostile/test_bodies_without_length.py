@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.servers import hypercorn_server
 from support.service import App, Service, bearer
 
@@ -62,7 +63,12 @@ def app(
             with App(http2, keys) as app:
                 app.http.close()
                 app.http = httpx.Client(
-                    base_url=http2.api, http1=False, http2=True, timeout=60, trust_env=False
+                    base_url=http2.api,
+                    http1=False,
+                    http2=True,
+                    timeout=60,
+                    trust_env=False,
+                    verify=ssl_context(),
                 )
                 yield app
         return

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.servers import uvicorn_server, werkzeug_server
 from support.service import PATIENCE, App, Service, bearer, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, good, run_upstream
@@ -325,7 +326,7 @@ def later(pool: ThreadPoolExecutor, *asked: Any, **more: Any) -> Future[httpx.Re
 
     def call() -> httpx.Response:
         # A test that polls at the same moment can use up the limit of calls at once.
-        while "calls at once" in (answer := ask(*asked, headers=WAIT, **more)).text:
+        while "running calls" in (answer := ask(*asked, headers=WAIT, **more)).text:
             pass
         return answer
 
@@ -412,7 +413,7 @@ def test_waiting_call_counts_as_a_call_at_once(
     first = pool.submit(ask, app)
     turnstile.wait()
     rest = [later(pool, app) for _ in range(5)]
-    assert eventually(lambda: "calls at once" in ask(app).text)
+    assert eventually(lambda: "running calls" in ask(app).text)
     turnstile.free.release(6)
     assert [call.result(PATIENCE).status_code for call in (first, *rest)] == [200] * 6
 
@@ -436,7 +437,7 @@ def test_wait_ends_if_the_client_disconnects(
         """Checks that all have left: the same number of other calls fits in."""
         short = {"x-wattfare-wait": "0.3"}
         others = list(pool.map(lambda _: ask(app, headers=short), range(5)))
-        return all("calls at once" not in other.text for other in others)
+        return all("running calls" not in other.text for other in others)
 
     assert eventually(all_have_left)
     second = later(pool, app, "second")
@@ -530,7 +531,10 @@ def test_middleware_forwards_the_wait_header(
     app.connect(monthlyUsd=0.0022)
     first = pool.submit(ask, app)
     turnstile.wait()
-    with middleware(app, kind) as url, httpx.Client(trust_env=False, timeout=PATIENCE) as http:
+    with (
+        middleware(app, kind) as url,
+        httpx.Client(trust_env=False, verify=ssl_context(), timeout=PATIENCE) as http,
+    ):
         path, body = f"{url}/api/wattfare/chat/completions", chat_body(**CALL)
         error = error_in(http.post(path, json=body), 429)
         assert error["limitedBy"] == "in_flight"

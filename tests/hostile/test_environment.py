@@ -27,16 +27,22 @@ from wattfare_mw.service.settings import Settings, secret_from_environment
 from wattfare_mw.transport import environment
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 OWN = [kind for kind in CLIENTS if kind.whose == "own"]
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+    for name in CERTIFICATES:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def certificates() -> Iterator[None]:
+    """Makes the clients read the certificates again."""
     environment.ssl_context.cache_clear()
     yield
     environment.ssl_context.cache_clear()
@@ -69,6 +75,7 @@ def wire() -> Iterator[Wire]:
 # -- certificates
 
 
+@pytest.mark.usefixtures("certificates")
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 @pytest.mark.parametrize("stale", ["gone", "other kind"])
 def test_error_names_stale_certificates(
@@ -86,6 +93,7 @@ def test_error_names_stale_certificates(
     assert not isinstance(error, WattfareNetworkError)  # the client must not retry it
 
 
+@pytest.mark.usefixtures("certificates")
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSLKEYLOGFILE"])
 def test_error_names_an_invalid_certificate_file(
     kind: Kind, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,6 +107,7 @@ def test_error_names_an_invalid_certificate_file(
     assert variable in str(error_of(kind, "https://wattfare.test"))
 
 
+@pytest.mark.usefixtures("certificates")
 def test_corrected_variable_takes_effect_at_once(
     kind: Kind, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +231,7 @@ def test_error_names_an_unknown_host(kind: Kind) -> None:
 # -- what a browser sees of these errors
 
 
+@pytest.mark.usefixtures("certificates")
 @pytest.mark.parametrize("trouble", ["certificates", "proxy", "service"])
 def test_browser_sees_no_variable_and_no_host(
     trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -246,6 +256,7 @@ def test_browser_sees_no_variable_and_no_host(
             assert all(line.exc_info is None for line in lines)
 
 
+@pytest.mark.usefixtures("certificates")
 def test_service_names_the_cause_if_its_upstream_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.postgres import Cluster
 from support.service import Service, eventually, run_cli, run_service
 
@@ -25,7 +26,7 @@ from wattfare_mw.service.errors import not_available
 
 
 def healthz(service: Service) -> httpx.Response:
-    return httpx.get(f"{service.url}/healthz", trust_env=False)
+    return httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context())
 
 
 def unhealthy(service: Service) -> httpx.Response | None:
@@ -185,7 +186,7 @@ async def test_failed_health_check_is_cached_for_a_second_too(
 
 
 async def test_hanging_database_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(health, "TIMEOUT_SECONDS", 0.01)
     database: Any = Database()
     looked_after = Health(database)
     for _ in range(3):

@@ -51,7 +51,7 @@ def test_concurrent_calls_all_succeed(
     assert [answer.status_code for answer in answers] == [200] * CALLS
     if path == INFERENCE:
         assert {each.user for each in fake.exchanges} == {f"user_{n}" for n in range(CALLS)}
-    assert int(httpx.get(f"{url}/most", trust_env=False).text) > 1
+    assert int(httpx.get(f"{url}/most", trust_env=False, verify=ssl_context()).text) > 1
 
 
 def test_each_view_gets_its_own_user(url: str) -> None:
@@ -62,12 +62,17 @@ def test_each_view_gets_its_own_user(url: str) -> None:
 def test_async_view_gets_its_user(url: str) -> None:
     """One request at a time: Flask itself cannot run two async views at once under gevent."""
     for number in range(2):
-        answer = httpx.get(f"{url}/async", headers={"x-me": f"user_{number}"}, trust_env=False)
+        answer = httpx.get(
+            f"{url}/async",
+            headers={"x-me": f"user_{number}"},
+            trust_env=False,
+            verify=ssl_context(),
+        )
         assert (answer.status_code, answer.text) == (200, f"user_{number}")
 
 
 def test_error_of_resolve_user_affects_only_its_request(url: str) -> None:
-    answers = [httpx.get(url + STATUS, trust_env=False) for _ in range(2)]
+    answers = [httpx.get(url + STATUS, trust_env=False, verify=ssl_context()) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [401, 401]
 
 

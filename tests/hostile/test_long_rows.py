@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.drivers import INFERENCE
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
@@ -112,7 +113,14 @@ def test_events_that_may_be_errors_do_not_stall_an_app(fake: FakeWattfare) -> No
         url = f"http://{host}:{port}{INFERENCE}"
         with victim_at(url, {"x-me": "victim"}) as victim:
             body = chat_body(model="fake/model", stream=True)
-            listing = httpx.post(url, json=body, headers={"x-me": "u"}, timeout=60, trust_env=False)
+            listing = httpx.post(
+                url,
+                json=body,
+                headers={"x-me": "u"},
+                timeout=60,
+                trust_env=False,
+                verify=ssl_context(),
+            )
             assert listing.text.endswith("[DONE]\n\n")
             assert victim.longest_gap() < LONGEST_GAP
 
@@ -130,7 +138,7 @@ def marks(times: int) -> Callable[[], object]:
 def finishes(times: int) -> Callable[[], object]:
     choice = b'{"index":%d,"finish_reason":"stop"}'
     choices = b",".join(choice % (MODULUS * number) for number in range(times))
-    return lambda: Finishes().look(b'{"choices":[%s]}' % choices)
+    return lambda: Finishes().record(b'{"choices":[%s]}' % choices)
 
 
 def calls(times: int) -> Callable[[], object]:

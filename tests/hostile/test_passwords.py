@@ -15,6 +15,7 @@ from typing import Any
 import click
 import pytest
 import trustme
+from support.certificates import ssl_context
 from support.cli import invoke_cli
 from support.ports import free_port, refused_port
 from support.postgres import Cluster, install, run_cluster
@@ -583,7 +584,7 @@ def test_variables_replace_options(tmp_path: Path) -> None:
         import httpx
 
         url = line.split("listening on ")[1].strip()
-        assert httpx.get(f"{url}/metrics", trust_env=False).status_code == 200
+        assert httpx.get(f"{url}/metrics", trust_env=False, verify=ssl_context()).status_code == 200
         process.terminate()
     assert process.returncode == 0
     assert invoke_cli("ledger", "verify", env={"WATTFARE_DATABASE": database}).exit_code == 0

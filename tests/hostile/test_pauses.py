@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.servers import uvicorn_server
 from support.service import (
     PATIENCE,
@@ -153,7 +154,7 @@ def test_clock_change_cuts_no_call(
     auth = bearer(keys.secret_key) | {"x-wattfare-user": "u1"}
     with uvicorn_server(create_app(Settings(database=database))) as (host, port):
         api = f"http://{host}:{port}/api/v1"
-        http = httpx.Client(base_url=api, timeout=PATIENCE, trust_env=False)
+        http = httpx.Client(base_url=api, timeout=PATIENCE, trust_env=False, verify=ssl_context())
         with http:
             token = http.post("/sessions", json={"appUserId": "u1"}, headers=auth).json()["token"]
             http.post("/connections", json={"monthlyUsd": 1}, headers=bearer(token))

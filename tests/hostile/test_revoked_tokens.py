@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from support.certificates import ssl_context
 from support.service import App, Service, bearer, run_service
 from support.sqlite import sqlite_database
 
@@ -163,6 +164,7 @@ def test_two_processes_with_different_clocks(tmp_path: Path) -> None:
             json={"appUserId": "u1"},
             headers=app.auth,
             trust_env=False,
+            verify=ssl_context(),
         )
         token = answer.json()["token"]
         assert ask(app, "GET", token).status_code == 200

@@ -343,7 +343,7 @@ def test_costly_value_in_a_kept_message_is_refused(place: str, costly: Any) -> N
 def test_url_in_an_unknown_field_of_a_message_is_refused(role: str) -> None:
     for value in ("https://a.example/a", "gs://bucket/x", ["s3://b/x"], {"a": {"b": "file:///x"}}):
         message_text = refusal({"role": role, "content": "x", "pointer": value})
-        assert "which has a URL" in message_text
+        assert "is unknown and has a URL" in message_text
     check({"role": role, "content": "see https://a.example", "note": "no url", "n": [1, None]})
 
 

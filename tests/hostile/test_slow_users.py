@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.drivers import INFERENCE, STATUS, asgi_app
 from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
 from support.servers import uvicorn_server
@@ -41,7 +42,9 @@ def test_slow_users_do_not_delay_fast_users(
         pool = stack.enter_context(ThreadPoolExecutor(slow))
 
         def ask(**headers: str) -> int:
-            return httpx.get(url, headers=headers, timeout=2 * PATIENCE).status_code
+            return httpx.get(
+                url, headers=headers, timeout=2 * PATIENCE, verify=ssl_context()
+            ).status_code
 
         try:
             asked = [pool.submit(ask, **{"x-slow": "1"}) for _ in range(slow)]

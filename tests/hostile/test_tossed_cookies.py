@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.pages import Browser
 from support.people import Person
 from support.service import PATIENCE, Service, run_service
@@ -33,14 +34,16 @@ def mallory(own_service: Service) -> Iterator[str]:
 def get(service: Service, cookie: bytes) -> httpx.Response:
     headers = [(b"cookie", cookie)]
     url = f"{service.url}/sign-in"
-    return httpx.get(url, headers=headers, trust_env=False, timeout=PATIENCE)
+    return httpx.get(url, headers=headers, trust_env=False, verify=ssl_context(), timeout=PATIENCE)
 
 
 def is_signed_in(service: Service, cookie: bytes) -> bool:
     """True if the sign-in page redirects at once."""
     url = f"{Browser(service).origin}/sign-in"
     headers = [(b"cookie", cookie)]
-    answer = httpx.get(url, headers=headers, trust_env=False, timeout=PATIENCE)
+    answer = httpx.get(
+        url, headers=headers, trust_env=False, verify=ssl_context(), timeout=PATIENCE
+    )
     assert answer.status_code in (200, 303), answer.text
     return answer.status_code == 303
 

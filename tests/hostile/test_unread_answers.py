@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.drivers import INFERENCE, asgi_app
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
@@ -71,7 +72,10 @@ def test_middleware_counts_an_unread_answer_as_a_call_at_once(fake: FakeWattfare
         base_url=fake.url,
         max_calls_per_user=1,
     )
-    with uvicorn_server(app) as (host, port), httpx.Client(trust_env=False) as http:
+    with (
+        uvicorn_server(app) as (host, port),
+        httpx.Client(trust_env=False, verify=ssl_context()) as http,
+    ):
         url, me = f"http://{host}:{port}{INFERENCE}", {"x-me": "u1"}
 
         def status() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.drivers import asgi_app
 from support.servers import uvicorn_server, werkzeug_server
 from support.service import PATIENCE, App, bearer, run_service
@@ -30,17 +31,17 @@ MODELS = [
 UNSERVED = {
     "POST responses": "openai.chat(…)",
     "GET responses/resp_1": "chat/completions",
-    "POST embeddings": "chat completions only",
+    "POST embeddings": "Only chat completions are supported",
     "POST completions": "`messages`",
-    "POST images/generations": "chat completions only",
-    "POST images/edits": "chat completions only",
-    "POST audio/speech": "chat completions only",
-    "POST audio/transcriptions": "chat completions only",
-    "POST moderations": "chat completions only",
-    "GET files": "chat completions only",
-    "POST files": "chat completions only",
-    "DELETE files/file-1": "chat completions only",
-    "POST batches": "chat completions only",
+    "POST images/generations": "Only chat completions are supported",
+    "POST images/edits": "Only chat completions are supported",
+    "POST audio/speech": "Only chat completions are supported",
+    "POST audio/transcriptions": "Only chat completions are supported",
+    "POST moderations": "Only chat completions are supported",
+    "GET files": "Only chat completions are supported",
+    "POST files": "Only chat completions are supported",
+    "DELETE files/file-1": "Only chat completions are supported",
+    "POST batches": "Only chat completions are supported",
     "GET chat/completions/chatcmpl-1": "not stored",
     "POST messages": "chat/completions",
     "POST chat/completions/": "without the slash",
@@ -80,16 +81,18 @@ def test_service_says_what_to_use_instead(app: App, path: str) -> None:
     method, _, tail = path.partition(" ")
     message = error_in(app.http.request(method, f"/{tail}", headers=app.auth))
     assert UNSERVED[path] in message
-    assert f"`/{tail}` is not served." in message
+    assert f"`/{tail}` is not supported." in message
 
 
 def test_other_unknown_paths_of_the_service_are_not_found(app: App) -> None:
-    http = httpx.Client(base_url=app.service.url, trust_env=False, timeout=PATIENCE)
+    http = httpx.Client(
+        base_url=app.service.url, trust_env=False, verify=ssl_context(), timeout=PATIENCE
+    )
     with http:
         for path in ("/api/v1/nothing", "/nothing", "/api/v1/"):
             assert error_in(http.get(path)) == "There is no such path here."
         for path in ("/v1/chat/completions", "/chat/completions", "/v1/responses", "/v1/models"):
-            assert "base URL ends with /api/v1" in error_in(http.post(path))
+            assert "base URL of a client must end with /api/v1" in error_in(http.post(path))
 
 
 def quoted(model: str) -> list[str]:
@@ -126,7 +129,7 @@ def test_openai_package_reads_the_advice(app: App) -> None:
             client.models.retrieve("no/such")
         with pytest.raises(openai.NotFoundError, match=r"openai\.chat"):
             client.responses.create(model="fake/model", input="hi")
-        with pytest.raises(openai.NotFoundError, match="chat completions only"):
+        with pytest.raises(openai.NotFoundError, match="Only chat completions are supported"):
             client.embeddings.create(model="fake/model", input="hi")
 
 
@@ -323,7 +326,9 @@ KINDS = [
 def http(request: pytest.FixtureRequest, app: App) -> Iterator[httpx.Client]:
     """A client of the middleware around an app with its own routes."""
     with request.param(app) as url:
-        client = httpx.Client(base_url=f"{url}/api/wattfare", trust_env=False, timeout=PATIENCE)
+        client = httpx.Client(
+            base_url=f"{url}/api/wattfare", trust_env=False, verify=ssl_context(), timeout=PATIENCE
+        )
         with client:
             yield client
 
@@ -371,7 +376,10 @@ def test_paths_outside_of_openais_api_go_to_the_app(http: httpx.Client) -> None:
 def test_app_that_allows_some_models_hides_the_others(app: App) -> None:
     options = {**_options(app), "models": ["vendor/*"]}
     wrapped = WattfareMiddleware(_asgi_without_framework, **options)
-    with _served(uvicorn_server, wrapped) as url, httpx.Client(trust_env=False) as http:
+    with (
+        _served(uvicorn_server, wrapped) as url,
+        httpx.Client(trust_env=False, verify=ssl_context()) as http,
+    ):
         base = f"{url}/api/wattfare/models"
         assert http.get(f"{base}/{SLASHES}").json()["id"] == SLASHES
         assert "There is no model" in error_in(http.get(f"{base}/plain"))
@@ -384,7 +392,9 @@ def test_model_route_requires_a_user(app: App) -> None:
         (werkzeug_server, _wsgi_without_framework),
     ):
         with _served(server, WattfareMiddleware(inner, **options)) as url:
-            answer = httpx.get(f"{url}/api/wattfare/models/plain", trust_env=False)
+            answer = httpx.get(
+                f"{url}/api/wattfare/models/plain", trust_env=False, verify=ssl_context()
+            )
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "auth"
 
@@ -415,11 +425,11 @@ def test_litestar_app_keeps_its_own_not_found_page(app: App) -> None:
         plugin = WattfarePlugin(**_options(app))
         inner = Litestar([home], plugins=[plugin], exception_handlers=handlers)
         with _served(uvicorn_server, inner) as url:
-            return httpx.get(f"{url}{path}", trust_env=False).text
+            return httpx.get(f"{url}{path}", trust_env=False, verify=ssl_context()).text
 
     for kind in (HTTPException, Exception, 404):
         assert get_text({kind: page}, "/nothing") == "own page"
-    assert "is not served" in get_text({HTTPException: page}, "/api/wattfare/files")
+    assert "is not supported" in get_text({HTTPException: page}, "/api/wattfare/files")
     # The app answers each 404 itself.
     assert get_text({404: page}, "/api/wattfare/files") == "own page"
 

@@ -10,6 +10,7 @@ from typing import Any
 import flask
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.drivers import INFERENCE, JSON, KINDS, STATUS, TOKEN, LoopThread, body_of, scope_of
 from support.fake_wattfare import SECRET_KEY, SESSION, Exchange, FakeWattfare, good
 from support.servers import gunicorn_server
@@ -196,9 +197,12 @@ def test_user_over_the_limit_blocks_no_other_visitor(fake: FakeWattfare, tmp_pat
         url = f"http://{host}:{port}"
 
         def post(_: int) -> int:
-            return httpx.post(url + TOKEN, cookies={"user": "mallory"}, timeout=120).status_code
+            return httpx.post(
+                url + TOKEN, cookies={"user": "mallory"}, timeout=120, verify=ssl_context()
+            ).status_code
 
-        assert httpx.get(url, timeout=60).text == "hi"  # the server has started
+        # The server has started.
+        assert httpx.get(url, timeout=60, verify=ssl_context()).text == "hi"
         fake.script = limited
         with (
             victim_at(url + INFERENCE, {"cookie": "user=victim"}),
@@ -209,7 +213,7 @@ def test_user_over_the_limit_blocks_no_other_visitor(fake: FakeWattfare, tmp_pat
             longest = 0.0
             while not all(each.done() for each in posts):
                 before = time.monotonic()
-                assert httpx.get(url, timeout=120).text == "hi"
+                assert httpx.get(url, timeout=120, verify=ssl_context()).text == "hi"
                 longest = max(longest, time.monotonic() - before)
             assert {each.result() for each in posts} == {429}
         assert longest < RETRY_AFTER / 2

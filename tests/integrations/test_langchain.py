@@ -176,7 +176,7 @@ def test_any_handle_can_pay(fake: Upstream, client: Callable[..., Any]) -> None:
             asyncio.run(chat(handle).ainvoke("Hello."))
     assert [payer_of(call) for call in fake.calls[::2]] == [("ann", None), (None, TOKEN)] * 2
     for wrong in ("ann", client(), 5):
-        with pytest.raises(TypeError, match=r"user must be what wf\.user"):
+        with pytest.raises(TypeError, match=r"user must be the result of wf\.user"):
             chat(wrong)
 
 
@@ -226,7 +226,7 @@ def test_user_that_is_set_later_pays(fake: Upstream, users: Wattfare) -> None:
         list(changed.stream("Hello."))
     assert [payer_of(call)[0] for call in fake.calls] == ["bob"] * 9
     assert json.loads(fake.calls[-1].body)["model"] == "b"
-    with pytest.raises(TypeError, match=r"user must be what wf\.user"):
+    with pytest.raises(TypeError, match=r"user must be the result of wf\.user"):
         model.user = "bob"
     model.invoke("Hello.")
     configured.with_config(configurable={"model": "c"}).invoke("Hello.")

@@ -38,6 +38,7 @@ from wattfare_mw import (
 )
 from wattfare_mw.calls import Payer
 from wattfare_mw.client import runner_of
+from wattfare_mw.transport import environment
 
 ASK: dict[str, Any] = {
     "model": "wattfare/echo",
@@ -456,7 +457,7 @@ def test_reprs_hide_secrets(
     shown = [repr(made), repr(vars(made)), repr(made.copy()), repr(grant)]
     # A WebSocket is opened with these.
     shown += [repr(made.auth_headers), repr(made.default_headers)]
-    with pytest.raises(TypeError, match="is not pickled"):
+    with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(made)
     assert copy.copy(made) is made
     ask(made, kind)
@@ -608,6 +609,16 @@ def test_unusable_proxy_raises(
     shown = [*traceback.format_exception(caught.value), str(_locals(caught.value))]
     assert "pass-word" not in "".join(shown).replace(repr(proxy), "")
     assert KEY not in "".join(shown)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_error_names_stale_certificates(
+    users: Wattfare, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.ssl_context.cache_clear()
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/cacert.pem")
+    with pytest.raises(WattfareError, match=r"SSL_CERT_FILE='/nonexistent/cacert\.pem'"):
+        ask(users.user("ann"), kind)
 
 
 def _locals(error: BaseException | None) -> list[str]:

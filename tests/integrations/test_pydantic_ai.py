@@ -145,7 +145,7 @@ def test_any_handle_can_pay(fake: Upstream, client: Callable[..., Any]) -> None:
             assert asyncio.run(agent(handle).run("Hello.")).output == "one two three"
     assert [payer_of(call) for call in fake.calls] == [("ann", None), (None, TOKEN)] * 2
     for wrong in ("ann", client(), client().user("ann").model("a/b"), 5):
-        with pytest.raises(TypeError, match=r"user must be what wf\.user"):
+        with pytest.raises(TypeError, match=r"user must be the result of wf\.user"):
             WattfareProvider(wrong)
 
 

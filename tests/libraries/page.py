@@ -27,11 +27,11 @@ To bill a user for the calls of an AI library, write one line and install one ex
 | LangChain, LangGraph | `ChatWattfare(user=user, model=model)` | `langchain` |
 | openai-agents | `RunConfig(model_provider=WattfareModelProvider(user))` | `agents` |
 
-`user` is a user or a grant of a `Wattfare` or an `AsyncWattfare`. All users of one client share its connections.
+`user` is a user or a grant of a `Wattfare` or an `AsyncWattfare`. All users of one client share its HTTP connections.
 
-These integrations raise [the errors of Wattfare](errors.md#through-an-ai-library), such as `WattfareBudgetExceededError`, also during the run of an agent. Other libraries raise their own exceptions. `to_wattfare_error` finds the Wattfare error in such an exception.
+These integrations raise [the errors of Wattfare](errors.md#through-an-ai-library), such as `WattfareBudgetExceededError`, even in the middle of an agent's run. Other libraries raise their own exceptions. `to_wattfare_error` finds the Wattfare error in such an exception.
 
-After a 429, a call is retried if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. It is not retried after any other refusal, or if it may have been billed. `max_retries` of the `Wattfare` limits the retries.
+After a 429, the client retries the call if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. It does not retry after other refusals, or if the call may have been billed. `max_retries` of the `Wattfare` limits the retries.
 
 If a library does not accept a client, set:
 
@@ -48,6 +48,8 @@ python -m libraries --write
 ```
 
 ## Tested libraries
+
+A row whose name ends in `-of-user` tests the one line above. The row without `-of-user` tests the same library with its own client. `openai-2` is version 2 of openai.
 """
 
 

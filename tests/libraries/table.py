@@ -79,7 +79,7 @@ LIBRARIES = (
         ("openai",),
         "openai_sdk.py",
         title="openai",
-        how="`user.openai()` returns an `openai.OpenAI`. `user.async_openai()` returns an `openai.AsyncOpenAI`. To get the usage of a stream, set `stream_options`. The cost is the extra field `cost` of the usage. In a browser or a desktop app, use the middleware's path as `base_url`, without the secret key.",
+        how="`user.openai()` returns an `openai.OpenAI`. `user.async_openai()` returns an `openai.AsyncOpenAI`. To get the usage of a stream, set `stream_options`. The usage has the cost in the extra field `cost`. In a browser or a desktop app, use the middleware's path as `base_url`, without the secret key.",
     ),
     Library(
         "openai",
@@ -94,7 +94,7 @@ LIBRARIES = (
         ("langchain-openai", "langgraph", "openai"),
         "langchain_chat.py",
         title="LangChain and LangGraph",
-        how="`ChatWattfare` is a chat model for chains, agents and graphs. The cost is `cost_usd` in `response_metadata` of an answer or of the last chunk of a stream. If you serialize the model, `user` is not included. LangChain's cache keeps the answers of each user separate. An answer from the cache has a `cost_usd` of 0. If you change `user`, the new user pays for all later calls.",
+        how="`ChatWattfare` is a chat model for chains, agents and graphs. The cost is `cost_usd` in the `response_metadata` of an answer, or of the last chunk of a stream. If you serialize the model, the result does not contain `user`. LangChain's cache keeps the answers of each user separate. An answer from the cache has a `cost_usd` of 0. If you change `user`, the new user pays for all later calls.",
     ),
     Library(
         "langchain",
@@ -108,7 +108,7 @@ LIBRARIES = (
         ("pydantic-ai-slim", "openai"),
         "pydantic_agent.py",
         title="pydantic-ai",
-        how="Pass a `WattfareProvider` to `OpenAIChatModel`. A model's name begins with its vendor, as with OpenRouter. `OpenAIChatModel` reads the tokens, but not the cost. If the upstream of the service is OpenRouter, you can pass the same provider to `OpenRouterModel`. Its responses have the cost in `provider_details`.",
+        how="Pass a `WattfareProvider` to `OpenAIChatModel`. A model's name begins with its vendor, as in `openai/gpt-5`. `OpenAIChatModel` reads the tokens, but not the cost. If the service's upstream is OpenRouter, you can pass the same provider to `OpenRouterModel`. Its responses have the cost in `provider_details`.",
     ),
     Library(
         "pydantic-ai",
@@ -128,7 +128,7 @@ LIBRARIES = (
         ("openai-agents", "openai"),
         "openai_agent.py",
         title="openai-agents",
-        how="Pass a `WattfareModelProvider` to the run, and set the model in the agent. The cost is in `raw_usage` of each response. To keep it in a stream, set `ModelSettings(preserve_raw_usage=True)`. If the environment has an OpenAI key, the library's tracing sends prompts to OpenAI, so turn tracing off. Tracing never gets a Wattfare key.\n\nIf a tool itself calls a model and the budget is spent, openai-agents sends the text of the error to the model, and the run goes on. To end the run instead, create the tool with `@function_tool(failure_error_function=None)`, and a nested agent with `agent.as_tool(…, failure_error_function=None)`. The run then raises an error of openai-agents, and `to_wattfare_error(error)` returns the `WattfareBudgetExceededError` in it.",
+        how="Pass a `WattfareModelProvider` to the run, and set the model in the agent. The cost is in `raw_usage` of each response. To keep it in a stream, set `ModelSettings(preserve_raw_usage=True)`. If the environment has an OpenAI key, the library's tracing sends prompts to OpenAI, so turn tracing off. Tracing never gets a Wattfare key.\n\nA tool can call a model itself. If the budget is spent during such a call, openai-agents sends the text of the error to the model and continues the run. To end the run instead, create the tool with `@function_tool(failure_error_function=None)`, or a nested agent with `agent.as_tool(…, failure_error_function=None)`. The run then raises an error of openai-agents. `to_wattfare_error(error)` finds the `WattfareBudgetExceededError` in this error.",
     ),
     Library(
         "openai-agents",
@@ -142,7 +142,7 @@ LIBRARIES = (
         ("litellm", "openai"),
         "litellm_completion.py",
         title="litellm",
-        how="Pass the user's openai client as `client`. Write `openai/` before the model's name, so that litellm uses OpenAI's protocol. The cost is `cost` in the usage. `response_cost` is litellm's own estimate.",
+        how="Pass the user's openai client as `client`. Write `openai/` before the model's name, so that litellm uses OpenAI's protocol. The usage has the cost in `cost`. `response_cost` is litellm's own estimate.",
     ),
     Library(
         "llm",
@@ -150,7 +150,7 @@ LIBRARIES = (
         ("llm", "openai"),
         "llm_model.py",
         title="llm",
-        how="Create a `Chat` model with `api_base` and `headers`. To use the command `llm`, set the same names in `extra-openai-models.yaml`. A stream has its usage without an option. The cost is in `details` of `response.usage()`.",
+        how="Create a `Chat` model with `api_base` and `headers`. To use the command `llm`, set the same names in `extra-openai-models.yaml`. A stream always has its usage. The cost is in the `details` of `response.usage()`.",
     ),
     Library(
         "ai-sdk",
@@ -160,7 +160,7 @@ LIBRARIES = (
         openai=None,
         through="flask",
         title="Vercel AI SDK",
-        how="In a browser, set `baseURL` to the path of the app's middleware. The app's cookie identifies the user. To get the usage of a stream, set `includeUsage`. The cost is in `usage.raw` of an answer, and of each `finish-step` of a stream.",
+        how="In a browser, set `baseURL` to the path of the app's middleware. The app's cookie identifies the user. To get the usage of a stream, set `includeUsage`. The cost is in the `usage.raw` of an answer, or of each `finish-step` of a stream.",
     ),
     Library("openai-2-of-user", "openai_of_user", ("openai",), "openai_sdk.py", **_OPENAI_2),
     Library("openai-2", "openai_library", ("openai",), "openai_sdk.py", **_OPENAI_2),
@@ -189,19 +189,19 @@ BY_NAME = {library.name: library for library in LIBRARIES}
 CASES = {
     "JSON": "An answer as JSON, with the tokens that the service reported",
     "stream": "An answer as a stream, with its usage at the end",
-    "cost": "The library's usage object has the cost: for JSON, for streams or for both. `dropped` means that the library leaves it out",
-    "tools": "A tool call, its result, and the answer to it",
-    "streamed tools": "The same as streams",
+    "cost": "The library's usage object has the cost, for JSON, for streams or for both. `dropped` means that the library removes the cost",
+    "tools": "A tool call, its result, and the model's answer to the result",
+    "streamed tools": "The same steps, but the answers are streams",
     "structured": "An answer with a schema, which the library parses",
     "image": "A PNG in the request",
     "PDF": "A PDF in the request",
     "second turn": "A second question, with the first answer in the request",
     "not_connected": "`to_wattfare_error` finds this error in the library's exception, for JSON and streams",
-    "budget_exceeded": "The same for this error",
-    "cap in a run": "The same, if the cap is reached between two calls of one run",
-    "rate_limited": "The same for this error, with its `retry_after`",
-    "mid-stream": "The same, if a stream breaks",
-    "revoked": "The same, if the user revokes the budget during a stream",
+    "budget_exceeded": "`to_wattfare_error` finds this error, too",
+    "cap in a run": "`to_wattfare_error` finds the error if the cap is reached between two calls of one run",
+    "rate_limited": "`to_wattfare_error` finds this error, with its `retry_after`",
+    "mid-stream": "`to_wattfare_error` finds the error if a stream breaks",
+    "revoked": "`to_wattfare_error` finds the error if the user revokes the budget during a stream",
 }
 
 #: What does not work yet and why, by case, or by library and case. The page says "no" for it.

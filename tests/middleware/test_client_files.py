@@ -74,7 +74,7 @@ def test_invalid_path_is_refused(drive: Drive, path: str) -> None:
 
 
 def test_path_in_use_is_refused(drive: Drive) -> None:
-    with pytest.raises(ValueError, match="the paths must differ"):
+    with pytest.raises(ValueError, match="two paths must not be equal"):
         drive(client_path="/x.js", token_path="/x.js")
 
 

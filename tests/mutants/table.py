@@ -52,7 +52,7 @@ MUTANTS = [
     Mutant(
         "the same user",
         APPROVALS,
-        "        or approval.wish.user_id != user_id\n",
+        "        or approval.requested.user_id != user_id\n",
         "",
         (f"{_IN_APPROVALS}test_mailed_link_connects_no_user",),
     ),
@@ -66,7 +66,7 @@ MUTANTS = [
     Mutant(
         "the origin of the page that redeems",
         APPROVALS,
-        "    return approval.wish.origin == origin\n",
+        "    return approval.requested.origin == origin\n",
         "    return True\n",
         (f"{_IN_APPROVALS}test_page_of_another_origin_cannot_redeem",),
     ),
@@ -94,7 +94,7 @@ MUTANTS = [
     Mutant(
         "the epoch",
         STORE,
-        "        wish.epoch,\n        now,\n",
+        "        requested.epoch,\n        now,\n",
         "        None,\n        now,\n",
         (f"{_IN_APPROVALS}test_later_revocation_ends_the_approval",),
     ),

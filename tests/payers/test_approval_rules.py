@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service import keys
 from wattfare_mw.service.payers import approvals
-from wattfare_mw.service.payers.approvals import APPROVAL_SECONDS, Approval, Wish
+from wattfare_mw.service.payers.approvals import APPROVAL_SECONDS, Approval, ApprovalRequest
 
 NOW = 1_796_000_000
 ORIGIN = "https://app.example.com"
-WISH = Wish(
+WISH = ApprovalRequest(
     kind="connection",
     app_id="a1",
     user_id="u1",
@@ -39,8 +39,8 @@ class Asks:
     secret: str = "secret"
 
 
-def approved(wish: Wish = WISH, **changes) -> Approval:
-    approval = approvals.begin(wish, "secret", NOW)
+def approved(requested: ApprovalRequest = WISH, **changes) -> Approval:
+    approval = approvals.begin(requested, "secret", NOW)
     fields = {"state": "approved", "code_hash": keys.digest("code"), "payer_id": "p1"}
     return msgspec.structs.replace(approval, **{**fields, **changes})
 
@@ -152,10 +152,10 @@ def test_payer_is_replaced_only_after_confirmation(current: str | None, agreed: 
         (5, 3, 5),
         (5, 8, 8),
         (0, None, 0),
-        (None, None, approvals.DEFAULT_WISH),
+        (None, None, approvals.DEFAULT_CAP),
         (None, 20 * 10**9, 20 * 10**9),
     ],
 )
 def test_proposed_cap(asked: int | None, current: int | None, proposed: int) -> None:
-    wish = msgspec.structs.replace(WISH, asked=asked)
-    assert approvals.proposed_cap(wish, current) == proposed
+    requested = msgspec.structs.replace(WISH, asked=asked)
+    assert approvals.proposed_cap(requested, current) == proposed

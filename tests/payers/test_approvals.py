@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from support.certificates import ssl_context
 from support.people import (
     ORIGIN,
     RETURN_URL,
@@ -212,7 +213,9 @@ def at_once(app: App, *requests: tuple[dict[str, Any], str, str]) -> list[int]:
     start = threading.Barrier(len(requests))
 
     def run(asked: dict[str, Any], code: str, credential: str) -> int:
-        with httpx.Client(base_url=app.service.api, trust_env=False, timeout=60) as http:
+        with httpx.Client(
+            base_url=app.service.api, trust_env=False, verify=ssl_context(), timeout=60
+        ) as http:
             headers = {**bearer(credential), "origin": ORIGIN}
             body = {"code": code, "secret": asked["secret"]}
             start.wait()

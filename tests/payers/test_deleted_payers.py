@@ -17,7 +17,7 @@ from wattfare_mw.service import create_keys
 from wattfare_mw.service.ledger import payer_actions, schema
 from wattfare_mw.service.ledger.store import Store
 from wattfare_mw.service.payers import approval_store, approvals, people, recovery_codes
-from wattfare_mw.service.payers.approvals import Approval, Decision, Wish
+from wattfare_mw.service.payers.approvals import Approval, ApprovalRequest, Decision
 from wattfare_mw.service.records import Terms
 
 ORIGIN = "https://app.example.com"
@@ -36,14 +36,14 @@ def app_id(database: str) -> str:
 
 async def new_approval(store: Store, app_id: str, user_id: str = "u1") -> Approval:
     """Opens a new approval."""
-    wish = Wish(
+    requested = ApprovalRequest(
         kind="connection",
         app_id=app_id,
         user_id=user_id,
         origin=ORIGIN,
         return_url=f"{ORIGIN}/",
     )
-    approval = approvals.begin(wish, "secret", int(time.time()))
+    approval = approvals.begin(requested, "secret", int(time.time()))
     await store.transact(lambda sql: approval_store.add(sql, approval, approval.created_at))
     return approval
 

@@ -22,7 +22,7 @@ from wattfare_mw.service.ledger.clock import seconds, utc_now
 from wattfare_mw.service.ledger.databases import change_database
 from wattfare_mw.service.ledger.store import Store
 from wattfare_mw.service.payers import approval_store, approvals
-from wattfare_mw.service.payers.approvals import Decision, Kind, Wish
+from wattfare_mw.service.payers.approvals import ApprovalRequest, Decision, Kind
 from wattfare_mw.service.records import USERS_PAY, Terms
 
 ORIGIN = "https://app.example.com"
@@ -44,7 +44,7 @@ class World:
     async def allowed(self, kind: Kind) -> None:
         """An approval that the app can redeem."""
         user, requests = ("u2", None) if kind == "connection" else (None, 3)
-        wish = Wish(
+        requested = ApprovalRequest(
             kind=kind,
             app_id=self.app_id,
             user_id=user,
@@ -54,7 +54,7 @@ class World:
             requests=requests,
         )
         now = int(time.time())
-        approval = approvals.begin(wish, "secret", now)
+        approval = approvals.begin(requested, "secret", now)
         decision = Decision(payer_id=self.payer.payer_id)
 
         def allow(sql: Sql) -> str:

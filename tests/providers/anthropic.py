@@ -27,7 +27,7 @@ PROVIDER = Provider(
     source=_DOCS,
     shape=on_a_last_chunk,
     note=(
-        "The OpenAI-compatible API caches no prompts, and its usage has no details. Gateways "
+        "The OpenAI-compatible API does not cache prompts, and its usage has no details. Gateways "
         "use the field names of Anthropic's own API."
     ),
     rows=(

@@ -30,7 +30,7 @@ PROVIDER = Provider(
     shape=on_a_last_chunk,
     rows=(
         Row(
-            quirk="the first chunk has no choice, and `prompt_filter_results`",
+            quirk="the first chunk has `prompt_filter_results`, and no choice",
             rule="passes it on, and reads the usage on the last chunk",
             source="https://github.com/AbanteAI/archive-old-cli-mentat/issues/429",
             answer={

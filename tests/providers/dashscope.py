@@ -53,7 +53,7 @@ PROVIDER = Provider(
             bill=10 * 1000 + 2 * 2000 + 2 * 10_000_000,
         ),
         Row(
-            quirk="a flat error after some words, under status 200",
+            quirk="`code` and `message` of an error after some words, with status 200",
             rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
             source=_ERRORS,
             answer=failed_choice({"code": "InternalError"}, **tokens(ESTIMATED, 2)),

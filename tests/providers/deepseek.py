@@ -24,9 +24,9 @@ PROVIDER = Provider(
     source=_DOCS,
     shape=on_the_finish_chunk,
     note=(
-        "Tokens cost half outside of peak hours. The published price has these hours, so the time "
-        "at which a call began decides its price. The published price omits that weekends are "
-        "off-peak, so calls in these hours on weekends are billed at the peak price."
+        "Tokens cost half as much outside of peak hours. The time at which a call began decides "
+        "its price. Weekends are off-peak, but the published price does not include this rule. So "
+        "the service bills some weekend calls at the peak price."
     ),
     rows=(
         Row(

@@ -103,7 +103,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="usage on every chunk of a stream",
-            rule="bills only the last one",
+            rule="bills only the last usage",
             source="https://github.com/ogx-ai/ogx/issues/5122",
             usage=tokens(18, 4),
             bill=18 * 1000 + 4 * 2000,

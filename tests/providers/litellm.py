@@ -99,7 +99,7 @@ PROVIDER = Provider(
             bill=500 * 1000 + 500 * 100 + 600 * 1250 + 400 * 2000 + 10 * 2000,
         ),
         Row(
-            quirk="more written tokens than `prompt_tokens` ($1.25), in old versions",
+            quirk="more tokens written to the cache than `prompt_tokens` ($1.25), in old versions",
             rule="adds them, because they are more than the prompt",
             source="https://github.com/BerriAI/litellm/issues/15056",
             price={**LIST, "input_cache_write": "0.00000125"},
@@ -116,7 +116,7 @@ PROVIDER = Provider(
             bill=10_761 * 1000 + (774 + 1175) * 2000,
         ),
         Row(
-            quirk="a count for each chunk alone, from a server behind it",
+            quirk="a separate count on each chunk, from a server behind LiteLLM",
             rule="adds them up",
             source="https://github.com/praxis-proxy/ai/issues/119",
             usage=tokens(10, 4),

@@ -37,7 +37,7 @@ PROVIDER = Provider(
             stream_bill=COUNTED,
         ),
         Row(
-            quirk="`stats` beside the usage",
+            quirk="`stats` next to the usage",
             rule="passes them on, and ignores them for the bill",
             source="https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/547",
             answer={

@@ -33,7 +33,7 @@ PROVIDER = Provider(
             bill=ESTIMATED * 1000 + (329 - ESTIMATED) * 2000,
         ),
         Row(
-            quirk="an error in `base_resp`, under status 200",
+            quirk="an error in `base_resp`, with status 200",
             rule="answers 502, and bills nothing",
             source=_ERRORS,
             answer={

@@ -95,7 +95,7 @@ PROVIDER = Provider(
             bill=1000 * 2500 + 1000 * 250 + 100 * 20_000,
         ),
         Row(
-            quirk="`flex` was asked for, and the answer names `default`",
+            quirk="the call asks for `flex`, and the answer names `default`",
             rule="bills the usual price",
             source="https://github.com/BerriAI/litellm/issues/31837",
             price=_DEFAULT,
@@ -219,7 +219,7 @@ PROVIDER = Provider(
             bill=100 * 1000 + 10 * 2000,
         ),
         Row(
-            quirk="an answer without a choice, under status 200",
+            quirk="an answer without a choice, with status 200",
             rule="answers 502, and bills nothing",
             source="https://github.com/openai/openai-python/issues/1266",
             answer={"choices": [], "usage": tokens(18, 0)},

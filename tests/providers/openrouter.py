@@ -31,8 +31,8 @@ PROVIDER = Provider(
     source=_USAGE,
     shape=on_a_last_chunk,
     note=(
-        "If you use your own key of the model's provider (BYOK), `usage.cost` is only "
-        "OpenRouter's fee. The provider charges your key for the rest."
+        "OpenRouter can use your own key of the model's provider (BYOK). Then `usage.cost` is "
+        "only OpenRouter's fee, and the provider charges your key for the rest."
     ),
     rows=(
         Row(
@@ -198,7 +198,7 @@ PROVIDER = Provider(
             bill=100_000,
         ),
         Row(
-            quirk="an error before anything was generated, under status 200",
+            quirk="an error before anything was generated, with status 200",
             rule="answers 502, and bills nothing",
             source=_STREAMS,
             answer={"error": {"code": 502, "message": "Provider returned error"}},
@@ -212,7 +212,7 @@ PROVIDER = Provider(
             bill=0,
         ),
         Row(
-            quirk="an error after some words, under status 200",
+            quirk="an error after some words, with status 200",
             rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
             source=_STREAMS,
             answer=failed_choice({"code": 502, "message": "Upstream failed"}, **tokens(18, 2)),

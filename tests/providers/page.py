@@ -15,9 +15,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 _HEAD = """\
 # Providers
 
-The service bills what the provider charges. Providers count tokens in different ways, so the service reads each provider's usage in that provider's way. [Models and prices](models-and-prices.md#providers) explains how the service recognizes a provider.
+The service bills what the provider charges. Providers count tokens in different ways, so the service has rules for each provider. [Models and prices](models-and-prices.md#providers) explains how the service recognizes a provider.
 
-This page is generated from `tests/providers`. Each row is a test with an answer, a stream and the exact bill. To add a row, add a `Row` to the provider's file, then write the page again:
+This page is generated from `tests/providers`. Each row is a test with an answer, a stream and the exact bill. To add a row, add a `Row` to the provider's file, then generate the page again:
 
 ```text
 cd tests
@@ -33,13 +33,15 @@ python -m providers
 _RULES = """
 ## The rules
 
-- If the provider names a cost, the service bills it. Otherwise it bills the reported tokens, at the price in the upstream's list or the published price of `genai-prices`. If there are no reported tokens, it bills the tokens that it counted.
-- Impossible parts of a usage are ignored. The other parts count.
+- If the provider names a cost, the service bills this cost. Otherwise, it bills the reported tokens, at the price in the upstream's list or the published price of `genai-prices`. If the provider reports no tokens, the service bills the tokens that it counted.
+- The service ignores impossible parts of a usage, and uses the other parts.
 - If a stream reports its usage several times, the last report counts.
 - `usage.cost` in the answer is what the user is billed.
 - A bill never exceeds the reservation.
 
-Rows without a price use these prices per million tokens: $1 for the prompt, $2 for the answer, and $0.10 for cached tokens.
+*Cached* tokens are read from the provider's cache. *Written* tokens are written to this cache.
+
+Prices in parentheses are in USD per million tokens, per request or per search. All other prices per million tokens are $1 for the prompt, $2 for the answer, and $0.10 for cached tokens.
 """
 
 

@@ -92,8 +92,8 @@ PROVIDER = Provider(
         Row(
             quirk="deep research without a cost ($2, $8, reasoning $3, a search $0.005)",
             rule=(
-                "adds the reasoning, because it is more than the answer, and the searches; "
-                "not `citation_tokens`, which most models do not charge"
+                "adds the reasoning, because it is more than the answer, and bills the searches. "
+                "Most models do not charge `citation_tokens`, so it ignores these"
             ),
             source=_DEEP,
             price=_RESEARCH_PRICE,

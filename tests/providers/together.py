@@ -15,9 +15,9 @@ PROVIDER = Provider(
     source=_DOCS,
     shape=on_the_finish_chunk,
     note=(
-        "Together's list of models names prices `input` and `output`, per million tokens. Other "
-        "lists use these names per token. The service therefore ignores them and uses the "
-        "published price."
+        "In Together's list of models, the prices `input` and `output` are per million tokens. In "
+        "other lists, prices with these names are per token. So the service ignores these prices "
+        "and uses the published price."
     ),
     rows=(
         Row(

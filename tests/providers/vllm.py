@@ -41,7 +41,7 @@ PROVIDER = Provider(
     rows=(
         Row(
             quirk="usage on every chunk of a stream, starting at 0 tokens",
-            rule="bills only the last one",
+            rule="bills only the last usage",
             source="https://github.com/vllm-project/vllm/issues/7262",
             shape=_continuous,
             usage=tokens(16, 4, prompt_tokens_details=None),

@@ -47,7 +47,7 @@ PROVIDER = Provider(
             bill=9992 * 1250 + 128 * 200 + (1499 + 2809) * 2500,
         ),
         Row(
-            quirk="more reasoning than answer",
+            quirk="more reasoning tokens than answer tokens",
             rule="bills `total_tokens` minus `prompt_tokens` as the answer",
             source="https://github.com/UKGovernmentBEIS/inspect_ai/issues/5528",
             usage=tokens(10, 2, total_tokens=329, **reasoned(317)),
@@ -70,7 +70,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="usage on every chunk of a stream (older models)",
-            rule="bills only the last one",
+            rule="bills only the last usage",
             source="https://github.com/M-Lai-ai/LLM-Provider-reference",
             shape=on_every_chunk,
             usage=tokens(38, 4, **cached(0, text_tokens=38, audio_tokens=0, image_tokens=0)),

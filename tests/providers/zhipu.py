@@ -32,7 +32,7 @@ PROVIDER = Provider(
             bill=100 * 1000 + 1900 * 100 + 10 * 2000,
         ),
         Row(
-            quirk='`finish_reason: "network_error"`, under status 200',
+            quirk='`finish_reason: "network_error"`, with status 200',
             rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
             source="https://github.com/BerriAI/litellm/pull/24373",
             answer={

@@ -4,14 +4,45 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import openai
 import pytest
 from support.certificates import ssl_context
+from support.forked import run_forked
 from support.node import Sdk, run_sdk
 from support.pairs import PAIRS, Pair, Server, run_server
 from support.service import PATIENCE, App, Service
+from support.sqlite import sqlite_database
+
+
+class MortalService(Service):
+    """A service that a test can kill. Afterwards, a new process serves at the same address."""
+
+    def __init__(self, database: str, stack: ExitStack) -> None:
+        self._stack = stack
+        process, url = stack.enter_context(run_forked(database=database, stop_grace=0))
+        self._server = process
+        super().__init__(url, database, process=None)  # type: ignore[arg-type]
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """Kills the process, and starts the next one at the end of the block."""
+        self._server.kill()
+        try:
+            yield
+        finally:
+            self._server.join(PATIENCE)
+            port = int(self.url.rpartition(":")[2])
+            again = run_forked(port, database=self.database, stop_grace=0)
+            self._server, _ = self._stack.enter_context(again)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalService]:
+    with ExitStack() as stack:
+        yield MortalService(sqlite_database(tmp_path_factory.mktemp("service")), stack)
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from support.forked import run_forked
 from support.node import Sdk
-from support.pairs import Pair, Server, run_server
-from support.service import App, Service, bearer, eventually
+from support.pairs import Server
+from support.service import App, bearer, eventually
+
+from .conftest import MortalService
 
 ECHO = "wattfare/echo"
 SLOW = "wattfare/echo-slow"
@@ -228,37 +228,40 @@ def test_disconnected_client_pays_for_what_was_sent(
 
 
 def test_service_that_dies_within_a_stream_is_an_error_to_both_clients(
-    pair: Pair, tmp_path: Path, openai_for: Any, sdk: Sdk
+    server: Server,
+    service: MortalService,
+    app: App,
+    new_user: Callable[[], str],
+    openai_for: Any,
+    sdk: Sdk,
 ) -> None:
-    database = f"sqlite:///{tmp_path / 'wattfare.db'}"
-    with run_forked(database=database) as (process, url):
-        service = Service(url, database, process=None)  # type: ignore[arg-type]
-        app = service.app()
-        app.connect("one")
-        app.connect("two")
-        with run_server(pair, service, app.keys, tmp_path) as server:
-            text = "w " * WORDS
-            stream = openai_for(server, "one").chat.completions.create(
-                model=SLOW, messages=says(text), stream=True
-            )
-            job = sdk.stream(**by_sdk(server, "two", text, model=SLOW))
-            assert next(stream).choices
-            assert job.next()["event"] == "text"
+    one, two = new_user(), new_user()
+    app.connect(one)
+    app.connect(two)
+    text = "w " * WORDS
+    stream = openai_for(server, one).chat.completions.create(
+        model=SLOW, messages=says(text), stream=True
+    )
+    job = sdk.stream(**by_sdk(server, two, text, model=SLOW))
+    assert next(stream).choices
+    assert job.next()["event"] == "text"
 
-            process.kill()
+    with service.killed():
+        heard: list[Any] = []
+        with pytest.raises(openai.APIError) as broken:
+            heard.extend(stream)
+        assert broken.value.code == "upstream"
+        assert all(chunk.choices[0].finish_reason is None for chunk in heard)
+        ended = job.end()
+        assert [e["event"] for e in job.events if e["event"] != "text"] == ["error"]
+        assert "broke off" in str(job.events[-1])
+        assert ended.get("finishReason") not in ("stop", "length")
 
-            heard: list[Any] = []
-            with pytest.raises(openai.APIError) as broken:
-                heard.extend(stream)
-            assert broken.value.code == "upstream"
-            assert all(chunk.choices[0].finish_reason is None for chunk in heard)
-            ended = job.end()
-            assert [e["event"] for e in job.events if e["event"] != "text"] == ["error"]
-            assert "broke off" in str(job.events[-1])
-            assert ended.get("finishReason") not in ("stop", "length")
+        # Nothing listens any more.
+        with pytest.raises(openai.APIStatusError) as away:
+            openai_for(server, one).chat.completions.create(model=ECHO, messages=says("a"))
+        assert (away.value.status_code, away.value.code) == (502, "network")
 
-            # Nothing listens any more.
-            with pytest.raises(openai.APIStatusError) as away:
-                openai_for(server, "one").chat.completions.create(model=ECHO, messages=says("a"))
-            assert (away.value.status_code, away.value.code) == (502, "network")
-        app.close()
+    # The app finds the next process of the service.
+    whole = openai_for(server, two).chat.completions.create(model=ECHO, messages=says("a"))
+    assert whole.choices[0].message.content == "a"

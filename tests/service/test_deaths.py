@@ -19,6 +19,7 @@ from statistics import median
 
 import httpx
 from sqlalchemy import RowMapping, text
+from support.certificates import ssl_context
 from support.forked import run_forked
 from support.service import bearer, chat_body, eventually, run_cli
 from support.upstream import Exchange, chunk_of, completion_of, run_upstream
@@ -200,7 +201,7 @@ def test_sudden_deaths_keep_the_ledger_correct(database: str) -> None:
 
 
 def connect(url: str, secret_key: str) -> None:
-    with httpx.Client(base_url=f"{url}/api/v1", trust_env=False) as client:
+    with httpx.Client(base_url=f"{url}/api/v1", trust_env=False, verify=ssl_context()) as client:
         answer = client.post("/sessions", json={"appUserId": "u1"}, headers=bearer(secret_key))
         token = answer.json()["token"]
         assert client.post("/connections", headers=bearer(token)).status_code == 200

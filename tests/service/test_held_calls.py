@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import RowMapping
+from support.certificates import ssl_context
 from support.drivers import INFERENCE, asgi_app
 from support.servers import uvicorn_server
 from support.service import PATIENCE, App, Service, chat_body, eventually, run_service
@@ -278,6 +279,7 @@ def test_middleware_forwards_the_header(app: App, upstream: Upstream) -> None:
             json=chat_body(**MODEL, plugins=[{"id": "web"}]),
             headers={"origin": "https://app.example"},
             trust_env=False,
+            verify=ssl_context(),
         )
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-wattfare-reserved"] == "0.5"

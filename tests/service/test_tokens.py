@@ -10,6 +10,7 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.certificates import ssl_context
 from support.service import bearer, run_service
 
 from wattfare_mw.errors import WattfareAuthError, WattfareError
@@ -133,5 +134,5 @@ def test_signing_key_is_created_once_and_kept(tmp_path) -> None:
         import httpx
 
         url = f"{service.api}/connections"
-        answer = httpx.get(url, headers=bearer(token), trust_env=False)
+        answer = httpx.get(url, headers=bearer(token), trust_env=False, verify=ssl_context())
         assert answer.status_code == 200

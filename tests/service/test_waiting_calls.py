@@ -14,9 +14,9 @@ ALICE, BOB = Account("app", "alice"), Account("app", "bob")
 
 
 @pytest.fixture(autouse=True)
-def _never_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events must wake the calls. Otherwise the tests take a minute."""
-    monkeypatch.setattr(waiting, "LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(waiting, "RETRY_SECONDS", 60.0)
 
 
 async def test_ended_call_wakes_the_first_call_of_its_payer() -> None:
@@ -50,11 +50,11 @@ async def test_cancelled_call_wakes_the_next() -> None:
 async def test_event_during_a_check_is_not_lost() -> None:
     queues = BudgetQueues()
     with queues.place(ALICE) as place:
-        place.look()
+        place.clear()
         queues.freed(ALICE)  # while the ledger is read
         async with asyncio.timeout(10):
             await place.wait(60)
-        place.look()
+        place.clear()
         wait = asyncio.create_task(place.wait(60))
         await asyncio.sleep(0)
         assert not wait.done()

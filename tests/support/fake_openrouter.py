@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import httpx
 
+from support.certificates import ssl_context
 from support.pages import Page
 from support.upstream import PATIENCE, Exchange, Upstream, completion_of, run_upstream
 
@@ -122,7 +123,7 @@ class FakeOpenRouter:
 
         Returns: the URL that the page redirects to.
         """
-        with httpx.Client(trust_env=False, timeout=PATIENCE) as http:
+        with httpx.Client(trust_env=False, verify=ssl_context(), timeout=PATIENCE) as http:
             form = Page(http.get(url)).form("Authorize")
             fields = {**form.fields, "person": person}
             if limit is not None:

@@ -32,11 +32,11 @@ _forks.set_forkserver_preload(
 
 
 @contextmanager
-def run_forked(**settings: Any) -> Iterator[tuple[BaseProcess, str]]:
+def run_forked(port: int = 0, **settings: Any) -> Iterator[tuple[BaseProcess, str]]:
     """Runs a process that serves with these :class:`~wattfare_mw.service.Settings`; yields it with
     its URL. The process is stopped at the end of the block if it still runs."""
     listening, said = _forks.Pipe(duplex=False)
-    process = _forks.Process(target=_serve, args=(settings, said), daemon=True)
+    process = _forks.Process(target=_serve, args=(settings, port, said), daemon=True)
     process.start()
     said.close()
     try:
@@ -50,11 +50,11 @@ def run_forked(**settings: Any) -> Iterator[tuple[BaseProcess, str]]:
         assert not process.is_alive(), "the service did not stop"
 
 
-def _serve(settings: dict[str, Any], said: Connection) -> None:
+def _serve(settings: dict[str, Any], port: int, said: Connection) -> None:
     gc.freeze()  # garbage collection need not check imported modules in each process
     from wattfare_mw.service import Settings, serve
 
-    serve(Settings(**settings), "127.0.0.1", 0, said.send)
+    serve(Settings(**settings), "127.0.0.1", port, said.send)
 
 
 class ForkedCommand:

@@ -8,11 +8,13 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+from sqlalchemy import Connection as Sql
 from sqlalchemy import text
 
 from support.authenticator import Authenticator
 from support.pages import Browser, Form, Page, new_address
 from support.service import App, Service, bearer
+from support.sqlite import sqlite_transaction
 from wattfare_mw.service.ledger.databases import open_store
 
 #: The page of the app that a browser returns to, and its origin.
@@ -164,12 +166,18 @@ def connect(app: App, person: Person, user: str = "u1", **fields: str) -> dict[s
 def change(service: Service, statement: str, **values: Any) -> int:
     """Changes the database of the running service, to simulate time or an operator."""
 
+    def execute(sql: Sql) -> int:
+        return sql.execute(text(statement), values).rowcount
+
     async def carry_out() -> int:
         store = await open_store(service.database)
         try:
-            return await store.transact(lambda sql: sql.execute(text(statement), values).rowcount)
+            return await store.transact(execute)
         finally:
             await store.close()
+
+    if service.database.startswith("sqlite:"):
+        return sqlite_transaction(service.database, execute)
 
     with ThreadPoolExecutor(1) as thread:  # a test may have its own event loop
         return thread.submit(asyncio.run, carry_out()).result()

@@ -19,8 +19,11 @@ import httpx
 
 from support.certificates import ssl_context
 from support.forked import ForkedCommand
-from support.sqlite import sqlite_database
+from support.sqlite import sqlite_database, sqlite_transaction
 from wattfare_mw.service import AppKeys, create_keys
+from wattfare_mw.service.keys import new_app
+from wattfare_mw.service.ledger import accounts
+from wattfare_mw.service.ledger.clock import utc_now
 from wattfare_mw.service.records import Mode
 
 T = TypeVar("T")
@@ -45,7 +48,11 @@ class Service:
 
     def create_app(self, mode: Mode = "test", name: str = "test app") -> AppKeys:
         """A new app, created as ``wattfare apps create`` does, but without a new process."""
-        return create_keys(self.database, name, mode)
+        if not self.database.startswith("sqlite:"):
+            return create_keys(self.database, name, mode)
+        app, keys = new_app(name, mode)
+        sqlite_transaction(self.database, lambda sql: accounts.add_app(sql, app, utc_now()))
+        return keys
 
     def app(self, mode: Mode = "test") -> App:
         """A new app, with the calls of its backend."""

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine
 
 from wattfare_mw.service.ledger.databases import migrate_database
+
+T = TypeVar("T")
+
+#: Seconds to wait for the process that writes.
+PATIENCE = 60
 
 
 def sqlite_database(folder: Path, name: str = "ledger.db") -> str:
@@ -25,3 +34,15 @@ def _template() -> bytes:
             thread.submit(migrate_database, f"sqlite:///{file}").result()
         assert [each.name for each in Path(folder).iterdir()] == [file.name]
         return file.read_bytes()
+
+
+def sqlite_transaction(url: str, job: Callable[[Connection], T]) -> T:
+    """Runs a job as one transaction on a database with tables. To open a store for it would take
+    ten times as long."""
+    with _engine(url).begin() as sql:
+        return job(sql)
+
+
+@cache
+def _engine(url: str) -> Engine:
+    return create_engine(url, poolclass=NullPool, connect_args={"timeout": PATIENCE})

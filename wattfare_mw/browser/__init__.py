@@ -1,4 +1,5 @@
-"""Private: the files for browsers: ``wattfare.js``, its types and the page to return to."""
+"""Private: the files for browsers: ``wattfare.js``, its types, and the page to which the service
+returns a browser."""
 
 from __future__ import annotations
 

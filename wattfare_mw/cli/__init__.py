@@ -1,5 +1,5 @@
-"""Private: the command ``wattfare``. If the extra ``wattfare-mw[service]`` is not installed, the
-command says how to install it."""
+"""Private: the command ``wattfare``. Without the extra ``wattfare-mw[service]``, it prints how to
+install the extra."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from .process_list import keep_secrets_from_process_list
 
-#: Packages of the extra. If one is missing, the extra is not installed.
+#: Packages of the extra. If one of them is missing, the extra is not installed.
 _NEEDED = frozenset(
     {
         "aiohttp",

@@ -21,7 +21,7 @@ from ..types import encode
 from .options import database_option, option
 from .places import new_option, refuse_new_file
 
-#: How long a running service still accepts a revoked key, in words.
+#: After how long a running service stops accepting a revoked key, as text.
 WITHIN = f"within {APP_SECONDS:g} second" + ("" if APP_SECONDS == 1 else "s")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 app_argument = click.argument("app", metavar="APP")
@@ -39,16 +39,16 @@ def apps() -> None:
     type=click.Choice(["test", "live"]),
     default="test",
     show_default=True,
-    help="A test app's tokens approve their own connections. A live app's users approve on the "
-    "service's page.",
+    help="A test app's session tokens connect budgets without approval. A live app's users must"
+    " approve on a page of the service.",
 )
 @option(
     "--origin",
     "origins",
     multiple=True,
     metavar="URL",
-    help="The origin of the app's pages, such as https://app.example.com. The service sends a "
-    "person back only there. Repeat it for more.",
+    help="The origin of the app's pages, such as https://app.example.com. After an approval, the"
+    " service returns the browser only to such an origin. Repeat the option to add more.",
 )
 @database_option
 @new_option
@@ -61,10 +61,10 @@ def create(
     make_new: bool,
     as_json: bool,
 ) -> None:
-    """Create an app called NAME and print its keys. They are printed only once: the service keeps
-    only a hash.
+    """Create an app called NAME and print its keys. The secret key is printed only once, because
+    the service stores only its hash.
 
-    The database must exist: `wattfare serve` creates it.
+    The database must exist. `wattfare serve` creates it.
     """
     if not make_new:
         refuse_new_file(database, f"apps create {shlex.quote(name)}")
@@ -89,7 +89,7 @@ def create(
 @database_option
 @json_option
 def show(deleted: bool, database: str, as_json: bool) -> None:
-    """List the apps. Secret keys are not stored, so they cannot be shown."""
+    """List the apps. Their secret keys cannot be shown, because they are not stored."""
     found = read_database(database, lambda sql: ledger_apps.summaries(sql, deleted=deleted))
     if as_json:
         click.echo(encode(found).decode())
@@ -104,7 +104,7 @@ def show(deleted: bool, database: str, as_json: bool) -> None:
         made = _day(each.created_at)
         state = f"{each.secret_keys}" if each.deleted_at is None else "deleted"
         cells = (each.app_id, each.name, each.mode, state, made, "\n".join(each.origins))
-        table.add_row(*map(Text, cells))  # printed as it is, not as markup
+        table.add_row(*map(Text, cells))  # plain text, not markup
     Console(soft_wrap=not Console().is_terminal).print(table)
 
 
@@ -115,7 +115,7 @@ def show(deleted: bool, database: str, as_json: bool) -> None:
 def rotate_key(app: str, database: str, as_json: bool) -> None:
     """Create a second secret key for APP and print it. It is printed only once.
 
-    Both keys are valid until you revoke the older one with `revoke-key`.
+    Both keys are valid until you revoke the older key with `revoke-key`.
     """
     key = change_database(database, lambda sql: ledger_apps.rotate_key(sql, app))
     if as_json:
@@ -136,7 +136,8 @@ def rotate_key(app: str, database: str, as_json: bool) -> None:
 def revoke_key(app: str, newest: bool, database: str) -> None:
     """Revoke the older of the two secret keys of APP.
 
-    Session tokens that were created with it stay valid until they expire, for at most 10 minutes.
+    Session tokens that the app created with this key stay valid until they expire, for at most 10
+    minutes.
     """
     change_database(database, lambda sql: ledger_apps.revoke_key(sql, app, newest=newest))
     which = "newer" if newest else "older"
@@ -170,9 +171,9 @@ def remove_origin(app: str, origin: str, database: str) -> None:
 @option("--yes", is_flag=True, help="Do not ask.")
 @database_option
 def delete(app: str, yes: bool, database: str) -> None:
-    """Delete APP permanently: its keys stop working and its users' budgets are disconnected.
+    """Delete APP permanently. Its keys stop working, and its users' budgets are disconnected.
 
-    The ledger keeps what was billed.
+    The ledger keeps its rows.
     """
     if not yes:
         click.confirm(f"Delete the app {app} permanently?", abort=True)

@@ -1,4 +1,4 @@
-"""The checks of ``wattfare doctor``. Each returns a finding that says what to do."""
+"""The checks of ``wattfare doctor``. Each check returns a finding that says what to do."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ State = Literal["ok", "warn", "fail", "skip"]
 
 #: How long the service may take to answer, in seconds.
 TIMEOUT = 10.0
-#: Clock differences, in seconds: above the first, the doctor warns; above the second, it fails. A
-#: ``Date`` header has whole seconds.
+#: Clock differences, in seconds. Above the first one, the check warns. Above the second one, it
+#: fails. Smaller differences are normal, because a ``Date`` header has whole seconds.
 CLOCK_OK, CLOCK_MOST = 5, 30
-#: The monthly cap of the doctor's own user, in USD.
+#: The monthly cap of the test user, in USD.
 CAP_USD = 1
 USER = "wattfare-doctor"
 #: A built-in model that pauses before each word, so the events of its stream arrive separately.
 SLOW_MODEL = "wattfare/echo-slow"
 WORDS = "one two three four five six seven eight"
-#: The events of an unbuffered stream are spread over at least this share of its duration.
+#: If the events of a stream arrive within a smaller share of its duration, it is buffered.
 LEAST_SPREAD = 0.3
 SHOWN_MODELS = 5
 
@@ -47,7 +47,7 @@ class Finding(msgspec.Struct, frozen=True):
     """The result of one check.
 
     Attributes:
-        todo: the action to take, or empty.
+        todo: what to do. Empty if nothing is wrong.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Service:
-    """Checks the service that the app's environment names.
+    """Checks the service in the app's environment variables.
 
     Args:
-        key: what ``WATTFARE_SECRET_KEY`` holds; None if it is not set.
-        base_url: the address; None if it is not set.
+        key: the value of ``WATTFARE_SECRET_KEY``. None if it is not set.
+        base_url: the value of ``WATTFARE_BASE_URL``. None if it is not set.
     """
 
     def __init__(self, key: str | None, base_url: str | None) -> None:
@@ -76,7 +76,7 @@ class Service:
 
     @classmethod
     def from_environment(cls, base_url: str | None) -> Service:
-        """Read the environment as an app does."""
+        """Read the environment variables in the same way as an app."""
         return cls(
             os.environ.get("WATTFARE_SECRET_KEY"), base_url or os.environ.get("WATTFARE_BASE_URL")
         )
@@ -88,7 +88,7 @@ class Service:
         """Close the connections."""
         self._http.close()
 
-    def look(self) -> Iterator[Finding]:
+    def run(self) -> Iterator[Finding]:
         """Check the key, the address and the clock."""
         yield self._check_form()
         address = _fault_in(self.base_url, self._is_default)
@@ -118,10 +118,10 @@ class Service:
             return Finding("key", "fail", "WATTFARE_SECRET_KEY is not set.", hint)
         if key.strip().startswith("pk_"):
             self._key = None
-            says = "WATTFARE_SECRET_KEY holds a publishable key. Those are for web pages."
+            says = "WATTFARE_SECRET_KEY is a publishable key. Publishable keys are for web pages."
             return Finding("key", "fail", says, hint)
         if self._key is None or not self._key.startswith(("sk_test_", "sk_live_")):
-            self._key = None  # it is not sent
+            self._key = None  # do not send it
             quotes = " Leave out the quotes." if key.strip()[0] in "\"'" else ""
             says = (
                 "WATTFARE_SECRET_KEY is not a secret key: it must begin with sk_test_ or sk_live_."
@@ -190,7 +190,7 @@ class Service:
                 "Use a key of this service: `wattfare dev` prints one, and so does `wattfare apps"
                 " create NAME` with the --database of the service."
             )
-            return Finding("key", "fail", "The service does not accept the key.", todo)
+            return Finding("key", "fail", "The service refuses the key.", todo)
         said = _message(answer)
         todo = "See the service's log for details."
         return Finding("key", "fail", f"The service answers {answer.status_code}: {said}", todo)
@@ -199,18 +199,22 @@ class Service:
         """Check that the events of a stream arrive one by one."""
         name = "streaming"
         if not self._accepted:
-            return Finding(name, "skip", "Not checked: the service cannot be used yet.")
+            return Finding(name, "skip", "Not checked, because the service cannot be used yet.")
         assert self._key is not None
         listed = self._models()
         self.slow_model = SLOW_MODEL if SLOW_MODEL in listed else None
         model = model or self.slow_model
         if model is None:
-            todo = "Add --model, and --user with a connected user. The call is billed."
-            return Finding(name, "skip", "Not checked: a call to the upstream costs money.", todo)
+            todo = "Add --model, and --user with a connected user. The test call is billed."
+            return Finding(
+                name, "skip", "Not checked, because a call to the upstream costs money.", todo
+            )
         if user is None:
             if not self._key.startswith("sk_test_"):
-                todo = "Add --user with a connected user. A short call is billed."
-                return Finding(name, "skip", "Not checked: a live app has no test user.", todo)
+                todo = "Add --user with a connected user. The short test call is billed."
+                return Finding(
+                    name, "skip", "Not checked, because a live app has no test user.", todo
+                )
             user = USER
             self._connect(user)
         headers = {
@@ -228,7 +232,7 @@ class Service:
             return set()
 
     def _connect(self, user: str) -> None:
-        """Connect a user of a test app, whose token approves itself."""
+        """Connect a user of a test app. Its session token needs no approval."""
         session = self._http.post(
             f"{self.base_url}/api/v1/sessions",
             json={"appUserId": user},
@@ -268,7 +272,7 @@ def _chain_has(error: BaseException, *words: str) -> bool:
 
 
 def _is_wattfare(answer: httpx.Response) -> bool:
-    """True if this is the protocol's JSON: a status, or an error with a code."""
+    """True if the answer is the protocol's JSON: a status, or an error with a code."""
     try:
         if answer.status_code == 200:
             return isinstance(decode_raw(answer.content).get("connected"), bool)
@@ -289,8 +293,8 @@ def _check_clock(answer: httpx.Response, now: float) -> Finding:
     try:
         there = parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (KeyError, ValueError, TypeError):
-        return Finding("clock", "skip", "Not checked: the service's answer has no date.")
-    # A date has whole seconds, so it is half a second early on average.
+        return Finding("clock", "skip", "Not checked, because the service's answer has no date.")
+    # A Date header has whole seconds, so on average it is half a second early.
     apart = now - (there + 0.5)
     if abs(apart) <= CLOCK_OK:
         return Finding("clock", "ok", "The clock agrees with the service's.")
@@ -298,7 +302,10 @@ def _check_clock(answer: httpx.Response, now: float) -> Finding:
     says = f"The clock of this machine is {abs(apart):.0f} seconds {which} that of the service."
     todo = "Set both by NTP, for example: timedatectl set-ntp true."
     if abs(apart) > CLOCK_MOST:
-        todo += " Session tokens last ten minutes, and are refused if they come from the future."
+        todo += (
+            " With this difference, the service can refuse session tokens as expired or not"
+            " yet valid."
+        )
         return Finding("clock", "fail", says, todo)
     return Finding("clock", "warn", says, todo)
 
@@ -336,13 +343,13 @@ def _stream(
         name,
         "fail" if model == SLOW_MODEL else "warn",
         "A stream arrives all at once when it ends.",
-        "A proxy in front of the service buffers it. In nginx: proxy_buffering off. Compression"
-        " buffers, too.",
+        "A proxy in front of the service buffers the stream. In nginx, set: proxy_buffering off."
+        " Compression also buffers streams.",
     )
 
 
 def check_database(database: str, app_id: str | None, *, is_given: bool) -> Finding:
-    """Check that the database has this version's schema and contains the app of the key.
+    """Check that the database has the schema of this version, and contains the app of the key.
 
     Args:
         is_given: False if the database is only the default.
@@ -363,8 +370,11 @@ def check_database(database: str, app_id: str | None, *, is_given: bool) -> Find
     except WattfareError as error:
         return Finding(name, "fail", error.message, _todo_of(error, database))
     if not known:
-        says = f"{where(database)} has the right version, but does not contain the app of your key."
-        todo = "Add --database with the database of your service, or use a key from this one."
+        says = f"{where(database)} has the right version, but your key's app is not in it."
+        todo = (
+            "Add --database with the database of your service, or use a key of an app in this"
+            " database."
+        )
         return Finding(name, "warn", says, todo)
     return Finding(name, "ok", f"{where(database)} has the right version.")
 
@@ -380,7 +390,7 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
     """Check that the upstream answers and that each of its models has a price."""
     if settings.upstream is None:
         todo = "Add --upstream to check your service's upstream."
-        yield Finding("upstream", "skip", "Not checked: there is no upstream.", todo)
+        yield Finding("upstream", "skip", "Not checked, because there is no upstream.", todo)
         return
     host = urlsplit(settings.upstream).netloc
     try:
@@ -403,8 +413,8 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
         "prices",
         "warn",
         f"{len(unpriced)} of {listed} models have no fixed price: {shown}{more}.",
-        f"Their calls can be refused. Set a price: --price '{unpriced[0][:100]}=IN/OUT', in USD per"
-        " million tokens.",
+        "The service may refuse their calls. Set a price, in USD per million tokens: --price"
+        f" '{unpriced[0][:100]}=IN/OUT'",
     )
 
 
@@ -434,18 +444,26 @@ def check_app(app_url: str, cookie: str | None, model: str | None) -> Iterator[F
             yield Finding("app", "fail", says, "Start your app and check --app-url.")
             return
         if answer.status_code == 401 and _is_wattfare(answer):
-            says = f"{url} has Wattfare's paths. The stream is not checked: no user is signed in."
+            says = (
+                f"{url} has Wattfare's paths. Streaming is not checked, because no user is"
+                " signed in."
+            )
             todo = "Set WATTFARE_APP_COOKIE to the Cookie header of a signed-in browser."
             yield Finding("app", "warn", says, todo)
             return
         if not _is_wattfare(answer) or answer.status_code != 200:
             says = f"{url}/api/wattfare/status answers {answer.status_code}: {_message(answer)}"
-            todo = "Add the middleware to the app. If it has another status_path, check by hand."
+            todo = (
+                "Add the middleware to the app. If the middleware has another status_path, call"
+                " that path yourself."
+            )
             yield Finding("app", "fail", says, todo)
             return
         yield Finding("app", "ok", f"{url} answers for a user.")
         if model is None:
             todo = "Add --model. The call is billed to the signed-in user."
-            yield Finding("app", "skip", "Streaming is not checked: no model is given.", todo)
+            yield Finding(
+                "app", "skip", "Streaming is not checked, because there is no --model.", todo
+            )
             return
         yield _stream(http, "app", f"{url}/api/wattfare/chat/completions", headers, model)

@@ -1,4 +1,4 @@
-"""The command group of ``wattfare``, which turns errors into messages."""
+"""The command group of ``wattfare``. It converts errors to messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .usage import usage
 
 
 class _Group(click.Group):
-    """A group that prints a user's mistake on one line and exits with 1, without a traceback."""
+    """A group that prints an error on one line, without a traceback, and exits with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,7 +1,8 @@
-"""``--config FILE``: a command's options and tables in a TOML file.
+"""``--config FILE``: reads options and tables of a command from a TOML file.
 
-A value in the file becomes the default of its option, so the command line and the environment
-override it. An error names the file and the key, but never shows the value, which may be a secret.
+A value in the file becomes the default of its option. So the command line and the environment
+override the file. An error names the file and the key, but does not show the value, which may be a
+secret.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from ..service.models.own_prices import FORM, read_price
 from .options import option
 
 PRICES, ALIASES, MEDIA = "prices", "aliases", "media"
-#: The tables of a file. An option cannot be a key of the same name.
+#: Options that are tables in the file, and the names of these tables.
 _INSTEAD = {"price": PRICES}
 _AMOUNTS = ("input", "output", "cached")
 _KEY = "wattfare_mw.cli.config"
 
 
 class Tables(msgspec.Struct, frozen=True):
-    """The tables of the file, with values as in ``Settings``."""
+    """The tables of the file. Their values have the form of ``Settings``."""
 
     prices: Mapping[str, str] = {}
     aliases: Mapping[str, str] = {}
@@ -35,8 +36,8 @@ class Tables(msgspec.Struct, frozen=True):
 
 
 class ConfiguredCommand(click.Command):
-    """A command with ``--config``. Its help shows the defaults of the command, not of the file,
-    which may hold a password."""
+    """A command with ``--config``. Its help shows the defaults of the command, and not values of
+    the file, which may contain a password."""
 
     def get_help(self, ctx: click.Context) -> str:
         """The help."""
@@ -45,7 +46,7 @@ class ConfiguredCommand(click.Command):
 
 
 def tables() -> Tables:
-    """The tables of this command's file, or empty ones without a file."""
+    """The tables in this command's file. Without a file, they are empty."""
     return click.get_current_context().meta.get(_KEY, Tables())
 
 
@@ -83,13 +84,13 @@ config_option = option(
     expose_value=False,
     callback=_read,
     metavar="FILE",
-    help="A TOML file with any of these options, and with prices, aliases and image token counts "
-    "of models. The command line and the environment override it.",
+    help="A TOML file with any of these options, and with the tables [prices], [aliases] and"
+    " [media]. The command line and the environment override the file.",
 )
 
 
 class _WrongError(Exception):
-    """An error about the value of ``key`` in the file."""
+    """The value of ``key`` in the file is invalid."""
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__(f"`{key:.200}` {why}.")
@@ -102,13 +103,14 @@ def _load(path: str) -> dict[str, Any]:
     except OSError as error:
         raise click.UsageError(f"{path}: cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ArithmeticError) as error:
-        # Not the error's text: it may quote the file.
+        # Do not show the error's text, because it may quote the file.
         place = _place(error)
         raise click.UsageError(f"{path}: is not valid TOML{place}.") from None
 
 
 def _place(error: Exception) -> str:
-    """The position at the end of the error's text, if any: ``(at line 1, column 2)``."""
+    """The position in the error's text, such as ``(at line 1, column 2)``. Empty if there is
+    none."""
     _, found, place = str(error).rpartition(" (at ")
     return f": see {place.removesuffix(')')}" if found else ""
 
@@ -201,10 +203,11 @@ def _prices(table: dict[str, Any]) -> dict[str, str]:
 def _price(key: str, fields: dict[str, Any]) -> str:
     unknown = [name for name in fields if name not in _AMOUNTS]
     if unknown:
-        # In TOML, a dot in an unquoted name starts a nested table.
+        # A dot in an unquoted name creates a nested table in TOML.
         raise _WrongError(
             f"{key}.{unknown[0]}",
-            "is unknown: a price has `input`, `output` and `cached`. Quote names with a dot",
+            "is unknown. A price has `input`, `output` and `cached`. Put a name with a dot in"
+            " quotes",
         )
     for name in ("input", "output"):
         if name not in fields:
@@ -228,7 +231,7 @@ def _aliases(table: dict[str, Any]) -> dict[str, str]:
         if not isinstance(model, str):
             raise _WrongError(
                 f"{ALIASES}.{name}",
-                f"must be the name of a model, not {_kind(model)}. Quote names with a dot",
+                f"must be the name of a model, not {_kind(model)}. Put a name with a dot in quotes",
             )
     return table
 
@@ -240,7 +243,7 @@ def _media(table: dict[str, Any]) -> dict[str, Mapping[str, int]]:
             if name not in OWN_KEYS:
                 raise _WrongError(
                     f"{key}.{name}",
-                    f"is unknown: a row has {', '.join(OWN_KEYS)}. Quote names with a dot",
+                    f"is unknown. A row has {', '.join(OWN_KEYS)}. Put a name with a dot in quotes",
                 )
             if type(value) is not int or not 0 <= value <= MAX_OWN:
                 raise _WrongError(f"{key}.{name}", f"must be a whole number from 0 to {MAX_OWN:,}")

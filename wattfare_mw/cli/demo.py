@@ -1,5 +1,5 @@
-"""``wattfare demo``: shows the service with a Flask and a Starlette app over real HTTP. With
-``--web``, it serves a chat app to open in a browser."""
+"""``wattfare demo``: shows the service with a Flask app and a Starlette app. With ``--web``, it
+serves a chat app for a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..sse import Splitter, events, is_done
 from .demo_chat import FRAMEWORKS
 
 PROMPT = "I pay for this answer myself and I can see what it costs"
-#: Pays for exactly three of the answers.
+#: The monthly cap. It pays for exactly three of the answers.
 CAP_USD = Decimal("0.000120")
 MODEL = "wattfare/echo-slow"
 _PATIENCE = 30.0
@@ -53,9 +53,9 @@ class DemoError(click.ClickException):
     help="The framework of the chat app of --web.  [default: flask]",
 )
 def demo(keep: bool, web: bool, framework: str | None) -> None:
-    """Show the main job: two apps whose users pay for their own AI calls."""
+    """Show two apps whose users pay for their own AI calls."""
     if keep and web:
-        raise click.UsageError("Give either --keep or --web, not both.")
+        raise click.UsageError("Pass either --keep or --web, not both.")
     if framework and not web:
         raise click.UsageError("--framework needs --web.")
     needed = (framework or "flask",) if web else ("flask", "starlette")
@@ -63,10 +63,10 @@ def demo(keep: bool, web: bool, framework: str | None) -> None:
     if missing:
         extra = "litestar,demo" if missing[0] == "litestar" else "demo"
         raise DemoError(
-            f"{missing[0]} is not installed. The demo comes with an extra:"
-            f" pip install 'wattfare-mw[{extra}]'"
+            f"{missing[0]} is not installed. The demo needs an extra. Type: pip install"
+            f" 'wattfare-mw[{extra}]'"
         )
-    # The processes that the demo started are stopped in any case.
+    # Exit normally after SIGTERM, so that the processes of the demo are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if web:
         with suppress(KeyboardInterrupt):
@@ -99,7 +99,7 @@ def _chat(framework: str) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wattfare-demo-")))
         database = f"sqlite:///{folder / 'demo.db'}"
         serve = ["wattfare_mw.cli", "serve", "--port=0", f"--database={database}"]
-        # Passkeys work on localhost, but not on an IP address.
+        # Passkeys work with localhost, but not with an IP address.
         service = _on_localhost(stack.enter_context(_running(folder / "service.log", serve)))
         keys = create_keys(database, "Chat demo", "live")
         module = ["wattfare_mw.cli.demo_chat", framework]
@@ -120,7 +120,7 @@ def _on_localhost(url: str) -> str:
 
 
 class _Story:
-    """Show the main job with one app and one user."""
+    """Shows the steps with one app and one user."""
 
     def __init__(self, title: str, app: str, service: str, user: str) -> None:
         self._title = title
@@ -162,8 +162,8 @@ class _Story:
             while left >= cost:
                 self._stream()
                 left -= cost
-                told = self._bar()
-                self._check(told == left, f"${told} are left, and it should be ${left}")
+                shown = self._bar()
+                self._check(shown == left, f"${shown} are left, but it should be ${left}")
 
             self._step("The next answer would exceed the cap: it is refused, and costs nothing.")
             self._refused("budget_exceeded")
@@ -177,7 +177,8 @@ class _Story:
 
     @staticmethod
     def _cost() -> Decimal:
-        # The price of the built-in model: a word is a token, at $1 and $2 per million.
+        # With the built-in model, a word is a token. A million cost $1 in the prompt and $2 in the
+        # answer.
         words = len(PROMPT.split())
         return (words * Decimal(1) + words * Decimal(2)) / 10**6
 
@@ -214,7 +215,7 @@ class _Story:
                     usage: dict[str, Any] = data.get("usage") or {}
                     cost = usage.get("cost", cost)
         console.print()
-        self._check(done and "".join(words) == PROMPT, "the answer is not what was asked for")
+        self._check(done and "".join(words) == PROMPT, "the answer does not repeat the prompt")
         self._check(cost == self._cost(), f"it cost {cost}, and should cost {self._cost()}")
 
     def _bar(self) -> Decimal:
@@ -260,7 +261,7 @@ def _environment(keys: AppKeys, service: str) -> dict[str, str]:
 def _running(
     log: Path, module: list[str], environment: dict[str, str] | None = None
 ) -> Generator[str]:
-    """Run a module in a new process and return the URL that it prints."""
+    """Run a module in a new process. Returns the URL that it prints."""
     with log.open("w") as stderr:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", *module],
@@ -268,7 +269,7 @@ def _running(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            # Ctrl-C reaches only this process, which stops the others in order.
+            # Ctrl-C must reach only this process, which stops the others in order.
             start_new_session=True,
         )
     with process:
@@ -288,7 +289,7 @@ def _running(
 
 
 def _without_ours(variables: Mapping[str, str]) -> dict[str, str]:
-    # The environment may name the user's own service.
+    # The environment may have variables for the user's own service.
     return {name: value for name, value in variables.items() if not name.startswith("WATTFARE_")}
 
 

@@ -1,5 +1,5 @@
-"""The two small apps of ``wattfare demo``, each on its own server. Each adds one line to an
-existing app. Run as ``python -m wattfare_mw.cli.demo_apps flask`` (or ``starlette``)."""
+"""The two small apps of ``wattfare demo``. Each adds one line to an existing app. Run one with
+``python -m wattfare_mw.cli.demo_apps flask`` (or ``starlette``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def flask_app() -> Any:
-    """A Flask app. It trusts the user named by a cookie, which only a demo may do."""
+    """A Flask app. It trusts a cookie with the user's name, which only a demo may do."""
     from flask import Flask
     from wattfare_flask import WattfareMiddleware
 

@@ -40,9 +40,9 @@ from .places import new_file, port_errors
 from .serve import is_from_environment, read_nanos, read_prices
 
 DEFAULT_USER = "ann"
-#: The monthly cap of a user that this command connects, in USD.
+#: The default monthly cap of the users that this command connects, in USD.
 DEFAULT_CAP_USD = "5"
-#: How long streams may go on after Ctrl-C, in seconds.
+#: How long streams may continue after Ctrl-C, in seconds.
 STOP_GRACE_SECONDS = 0.5
 _MODEL = "wattfare/echo"
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print, not to bind
@@ -55,7 +55,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="The port; 0 picks a free one.",
+    help="The port. 0 selects a free port.",
 )
 @database_option
 @option(
@@ -65,27 +65,27 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     default=(DEFAULT_USER,),
     show_default=True,
     metavar="ID",
-    help="A user of your app who starts with a budget. Repeat it for more.",
+    help="A user of your app who starts with a budget. Repeat the option for more users.",
 )
 @option(
     "--cap-usd",
     metavar="AMOUNT",
     default=DEFAULT_CAP_USD,
     show_default=True,
-    help="The monthly cap of such a user, in USD.",
+    help="The monthly cap of each --user, in USD.",
 )
 @option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print a JSON line with the address and the keys, then one for each call.",
+    help="Print a JSON line with the address and the keys, and then a JSON line for each call.",
 )
 @option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
-@option("--upstream-key", metavar="KEY", help="Your key for the upstream: you pay.")
+@option("--upstream-key", metavar="KEY", help="Your key for the upstream. You pay for the calls.")
 @option(
     "--user-ceiling-usd",
     metavar="AMOUNT",
-    help="The most that a user may spend of your money in a month. The default is --cap-usd.",
+    help="The maximum that each user may spend of your money in a month. The default is --cap-usd.",
 )
 @option(
     "--provider",
@@ -97,7 +97,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     "prices",
     multiple=True,
     metavar="MODEL=IN/OUT",
-    help="What a model costs, in USD per million tokens. Repeat it for more.",
+    help="The price of a model, in USD per million tokens. Repeat the option for more models.",
 )
 @log_level_option("warning")
 @log_format_option
@@ -118,9 +118,9 @@ def dev(
 ) -> None:
     """Run a service for development until Ctrl-C.
 
-    It creates a test app, prints the two `export` lines for your app and a `curl` command for a
-    first billed call, and then shows each call. The keys are kept in a file next to the database,
-    so they are the same at the next start. The users of --user start with a budget.
+    It creates a test app, prints two `export` lines for your app and a `curl` command for a first
+    billed call, and then shows each call. The keys are in a file next to the database, so they are
+    the same at the next start. Each --user starts with a budget.
 
     To run a service for other people, use `wattfare serve`.
     """
@@ -128,7 +128,7 @@ def dev(
     for user in users:
         check_user_id(user)
     if upstream is None and is_from_environment("upstream_key"):
-        upstream_key = None  # the variable may be set for later runs with --upstream
+        upstream_key = None  # the environment variable may be for other runs with --upstream
     operator_pays = bool(upstream_key)
     ceiling = read_nanos(
         user_ceiling_usd or cap_usd, "--user-ceiling-usd must be an amount in USD."
@@ -153,8 +153,8 @@ def dev(
         keys = dev_app.create(database)
         if had_keys:
             click.echo(
-                f"The keys in {kept.absolute()} do not open this database, so there is a new test"
-                " app with new keys. Export them in the terminal of your app.",
+                f"The keys in {kept.absolute()} are not for this database, so there is a new test"
+                " app with new keys. Export the new keys in the terminal of your app.",
                 err=True,
             )
     dev_app.connect(database, keys.app_id, users, cap)
@@ -179,8 +179,8 @@ def _visible(url: str, host: str) -> str:
 
 
 class _Calls:
-    """Shows each call and the rest of its budget. A thread writes the lines, so a slow reader
-    delays no call."""
+    """Shows each call and the remaining budget. A thread writes the lines, so a slow output does
+    not delay calls."""
 
     def __init__(self, screen: _Screen | _JSONScreen) -> None:
         self._screen = screen
@@ -191,7 +191,7 @@ class _Calls:
         self._writer.start()
 
     def add(self, call: CallReport, state: ServiceState) -> None:
-        """A call is over."""
+        """Show a call that has ended."""
         if self._ended is None:
             self._ended = asyncio.Queue()
             self._task = asyncio.create_task(self._look_up(self._ended))
@@ -208,7 +208,7 @@ class _Calls:
             self._lines.put((call, left))
 
     def _write(self) -> None:
-        with suppress(OSError, ValueError):  # the output is closed, such as a pipe to `head`
+        with suppress(OSError, ValueError):  # the output is closed, as by a pipe to `head`
             while (line := self._lines.get()) is not None:
                 self._screen.call(*line)
 
@@ -223,7 +223,7 @@ class _JSONScreen:
     """One JSON object on each line."""
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
-        """The service accepts requests."""
+        """Print the address and the keys when the service accepts requests."""
         self._print(
             {
                 "event": "ready",
@@ -237,7 +237,7 @@ class _JSONScreen:
         )
 
     def call(self, call: CallReport, left: Decimal | None) -> None:
-        """A call is over."""
+        """Show a call that has ended."""
         about = {
             "app_id": call.app_id,
             "user": call.user_id,
@@ -264,7 +264,7 @@ class _JSONScreen:
         )
 
     def end(self) -> None:
-        """The service has stopped."""
+        """Print that the service has stopped."""
 
     @staticmethod
     def _print(line: dict[str, Any]) -> None:
@@ -272,7 +272,7 @@ class _JSONScreen:
 
 
 class _Screen:
-    """Lines for a person: with colours on a terminal, and plain anywhere else."""
+    """Lines for people. On a terminal, they have colours."""
 
     def __init__(self, *, is_new: bool, upstream: bool) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -281,7 +281,7 @@ class _Screen:
         self._advised: set[str] = set()
 
     def ready(self, url: str, keys: AppKeys, file: Path, users: tuple[str, ...]) -> None:
-        """The service accepts requests."""
+        """Print the address and the keys when the service accepts requests."""
         say = self._console.print
         new = " (new)" if self._is_new else ""
         say(Text.assemble(("Wattfare is running.", "bold"), f" Ledger: {file}{new}\n"))
@@ -293,12 +293,12 @@ class _Screen:
         if self._upstream:
             say(f"\nReplace MODEL with a model of your upstream. See {url}/api/v1/models.")
         say(f"\nThe key for your pages: {keys.publishable_key}")
-        say("Each call shows here. Ctrl-C stops the service.\n")
+        say("Each call is shown here. Ctrl-C stops the service.\n")
         heading = _row("time", "user", "model", "tokens", "cost", "left")
         say(Text(heading, style="bold"))
 
     def call(self, call: CallReport, left: Decimal | None) -> None:
-        """A call is over."""
+        """Show a call that has ended."""
         user = "(a grant)" if call.user_id is None else one_line(call.user_id)
         model = call.model or "-"
         time = f"{datetime.now().astimezone():%H:%M:%S}"
@@ -315,21 +315,21 @@ class _Screen:
         self._console.print(Text(row + more, style="" if not more else "yellow"))
 
     def _advise(self, user_id: str) -> None:
-        """Show how this user gets a budget, once for each user."""
+        """Show how to give this user a budget, once for each user."""
         if user_id in self._advised:
             return
         self._advised.add(user_id)
         option = one_line(shlex.quote(user_id))
         self._console.print(
             f"          This user has no budget. Start the command again with --user {option}, or"
-            " connect one from a page of your app.",
+            " connect a budget in your app.",
             markup=False,
         )
 
     def end(self) -> None:
-        """The service has stopped."""
+        """Print that the service has stopped."""
         with suppress(OSError):
-            self._console.print("\nThe service has stopped. Its ledger and keys stay.")
+            self._console.print("\nThe service has stopped. Its ledger and its keys are kept.")
 
     def _command(self, line: str) -> None:
         self._console.print(Text(line, style="cyan"))

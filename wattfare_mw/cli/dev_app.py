@@ -1,4 +1,4 @@
-"""The test app of ``wattfare dev``. It has the same keys at each start."""
+"""The test app of ``wattfare dev``. Its keys are the same at each start."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from ..service.ledger.databases import (
 )
 from ..service.ledger.usage import is_connected
 
-#: The suffix that the name of the key file adds to the database's.
+#: The suffix of the key file's name, after the name of the database.
 FILE_SUFFIX = ".dev-key"
 NAME = "dev"
 _MAX_FILE_BYTES = 10_000
 
 
 def file_of(database: str) -> Path:
-    """The file of this SQLite database.
+    """The path of this SQLite database's file.
 
     Raises:
-        WattfareError: ``invalid_request`` if it is not an SQLite file.
+        WattfareError: ``invalid_request``; the database is not an SQLite file.
     """
     file = sqlite_file(database) if backend_of(database) == "sqlite" else None
     if file is None:
         raise invalid_request(
-            "`wattfare dev` keeps its ledger in a file: --database sqlite:///wattfare.db."
-            " For PostgreSQL, type: wattfare serve"
+            "`wattfare dev` needs an SQLite file, such as --database sqlite:///wattfare.db. To use"
+            " PostgreSQL, type: wattfare serve"
         )
     return file
 
 
 def file_of_keys(database: str) -> Path:
-    """The file of the keys. The database keeps only hashes, so the keys are in a file next to it,
-    which only its owner can read."""
+    """The path of the key file. The database has only hashes of the keys, so the keys are in this
+    file. Only its owner can read it."""
     file = file_of(database)
     return file.with_name(file.name + FILE_SUFFIX)
 
 
 def find(database: str) -> AppKeys | None:
-    """The keys of the test app; None if their file is missing or out of date.
+    """Find the keys of the test app. None if the key file is missing or out of date.
 
     Raises:
         WattfareError: ``invalid_request``; the database cannot be opened.
@@ -64,11 +64,11 @@ def find(database: str) -> AppKeys | None:
 
 
 def create(database: str) -> AppKeys:
-    """The keys of a new test app.
+    """Create a test app. Returns its keys.
 
     Raises:
         WattfareError: ``invalid_request``; the database cannot be opened.
-        OSError: the file of the keys cannot be written.
+        OSError: the key file cannot be written.
     """
     keys = create_keys(database, NAME, "test")
     _write(file_of_keys(database), keys)
@@ -76,8 +76,8 @@ def create(database: str) -> AppKeys:
 
 
 def connect(database: str, app_id: str, users: Iterable[str], cap: int) -> None:
-    """Connect these users with this monthly cap, in nano-dollars. Users who are connected already
-    keep their caps."""
+    """Connect users with this monthly cap, in nano-dollars. Users who are already connected keep
+    their caps."""
     for user in users:
         if not read_database(database, lambda sql, user=user: is_connected(sql, app_id, user)):
             change_database(
@@ -98,7 +98,7 @@ def _read(path: Path) -> AppKeys | None:
     try:
         with path.open("rb") as file:
             if os.name == "posix":
-                os.chmod(path, 0o600)  # a copy of the directory may have another mode
+                os.chmod(path, 0o600)  # a copied file may have another mode
             return msgspec.json.decode(file.read(_MAX_FILE_BYTES), type=AppKeys)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
@@ -111,5 +111,5 @@ def _write(path: Path, keys: AppKeys) -> None:
             file.write(msgspec.json.encode(keys) + b"\n")
         os.replace(name, path)
     except OSError:
-        os.unlink(name)  # it has a secret
+        os.unlink(name)  # the file has a secret
         raise

@@ -1,4 +1,4 @@
-"""``wattfare doctor``: checks everything that a billed call needs and says what to do."""
+"""``wattfare doctor``: checks everything that a billed call needs, and says what to do."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 @option(
     "--base-url",
     metavar="URL",
-    help="The service's address. The default is Wattfare's own.",
+    help="The service's address. The default is the address of Wattfare's own service.",
 )
 @option(
     "--app-url",
     metavar="URL",
-    help="The public URL of your app, to test it through its proxy.",
+    help="The public URL of your app, to test streaming through its proxy.",
 )
 @option(
     "--app-cookie",
     metavar="COOKIE",
-    help="The Cookie header of a browser that is signed in to your app. Prefer the "
-    "environment variable.",
+    help="The Cookie header of a browser that is signed in to your app. Use the environment"
+    " variable instead if other people use this machine.",
 )
 @option("--user", metavar="ID", help="The user who pays for the short streaming test.")
 @option("--model", metavar="MODEL", help="The model for the streaming test.")
@@ -54,13 +54,13 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
     "prices",
     multiple=True,
     metavar="MODEL=IN/OUT",
-    help="What a model costs, as for `wattfare serve`. Repeat it for more.",
+    help="The price of a model, as for `wattfare serve`. Repeat the option for more models.",
 )
 @option(
     "--config",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="The file of options of `wattfare serve`.",
+    help="The configuration file of `wattfare serve`.",
 )
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(
@@ -77,11 +77,12 @@ def doctor(
     config: str | None,
     as_json: bool,
 ) -> None:
-    """Check the key, the address, the clock, the database, the upstream and streaming.
+    """Check the secret key, the service's address, the clock, the database, the upstream and
+    streaming.
 
-    It reads WATTFARE_SECRET_KEY and WATTFARE_BASE_URL as your app does. Each line says what to do.
-    The exit code is 1 if a check fails. The streaming test makes a short call, which is billed to
-    the user `wattfare-doctor` of a test app or to --user.
+    It reads WATTFARE_SECRET_KEY and WATTFARE_BASE_URL, like your app. For each problem, it prints
+    what to do. The exit code is 1 if a check fails. The streaming test makes a short call. The call
+    is billed to --user or, for a test app, to the user `wattfare-doctor`.
     """
     found: list[Finding] = []
 
@@ -93,7 +94,7 @@ def doctor(
     console = Console(highlight=False, soft_wrap=True)
     service = checks.Service.from_environment(base_url)
     click.get_current_context().call_on_close(service.close)
-    for finding in service.look():
+    for finding in service.run():
         show(finding)
     is_given = _is_given("database")
     if config is not None:

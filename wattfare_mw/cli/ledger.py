@@ -19,16 +19,16 @@ from .options import database_option, option
 
 @click.group()
 def ledger() -> None:
-    """Verify and export the ledger: one unchangeable row for each call."""
+    """Verify and export the ledger. It has a row for each call, which is never changed."""
 
 
 @ledger.command()
 @database_option
 def verify(database: str) -> None:
-    """Check the totals against the rows. The exit code is 1 if one differs.
+    """Compare the totals with the rows. The exit code is 1 if a total differs.
 
-    It also lists calls without a cost limit whose process died. These are not errors: each was
-    billed as far as its cost was recorded. The upstream may have charged you more.
+    It also lists calls whose cost had no upper limit and whose process died. These are not errors.
+    Each was billed the last recorded cost, but the upstream may have charged you more.
     """
     faults, lost = read_database(
         database, lambda sql: (ledger_verify.verify(sql), ledger_verify.lost_calls(sql))
@@ -39,7 +39,7 @@ def verify(database: str) -> None:
         click.echo(fault, err=True)
     if faults:
         raise click.ClickException(f"{len(faults)} totals differ from the rows.")
-    click.echo("The ledger is consistent: every total equals its rows.")
+    click.echo("The ledger is consistent: each total is the sum of its rows.")
 
 
 @ledger.command()
@@ -56,11 +56,11 @@ def verify(database: str) -> None:
 @option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Only calls settled at or after this time, in UTC.",
+    help="Export only calls that were settled at or after this time, in UTC.",
 )
 def export(database: str, form: str, app_id: str | None, since: datetime | None) -> None:
-    """Print the ledger. Amounts are nano-dollars (a billionth of a US dollar). Times are seconds
-    since 1970. A grant is named by the hash of its token."""
+    """Print the ledger. Amounts are in nano-dollars (billionths of a US dollar). Times are in
+    seconds since 1970. A grant is identified by the hash of its token."""
     start = None if since is None else int(since.replace(tzinfo=UTC).timestamp())
     write = _WRITERS[form]
     read_database(database, lambda sql: write(ledger_export.rows(sql, app_id=app_id, since=start)))
@@ -80,7 +80,8 @@ def _write_csv(rows: Iterator[RowMapping]) -> None:
 
 
 def _inert(value: object) -> object:
-    # A spreadsheet reads these as the start of a formula, and user ids may be anything.
+    # A spreadsheet reads these characters as the start of a formula, and a user id may begin with
+    # one.
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return "'" + value
     return value

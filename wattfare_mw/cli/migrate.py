@@ -1,4 +1,4 @@
-"""``wattfare migrate``: create or upgrade a database's tables."""
+"""``wattfare migrate``: creates or upgrades the tables of a database."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .places import new_option, refuse_new_file
 @database_option
 @new_option
 def migrate(database: str, make_new: bool) -> None:
-    """Upgrade a database to this package's version. `wattfare serve` upgrades an SQLite file by
-    itself. PostgreSQL, which many processes may share, is upgraded only by this command."""
+    """Create or upgrade the tables of a database. `wattfare serve` does this itself for an SQLite
+    file. For PostgreSQL, run this command, because many processes may share the database."""
     if not make_new:
         refuse_new_file(database, "migrate")
     migrate_database(database)

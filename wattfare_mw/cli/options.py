@@ -20,7 +20,7 @@ class SecretText(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Secret:
-        """The text, hidden."""
+        """Return the text as a masked string."""
         return Secret(value)
 
 
@@ -35,7 +35,7 @@ class _Option(click.Option):
 
 
 def option(name: str, *more: str, **attributes: Any) -> Callable[[Any], Any]:
-    """:func:`click.option` with an environment variable: ``WATTFARE_STOP_GRACE`` for
+    """:func:`click.option` with an environment variable, such as ``WATTFARE_STOP_GRACE`` for
     ``--stop-grace``."""
     if name in SECRETS:
         attributes["type"] = SecretText()
@@ -64,7 +64,7 @@ def number_option(
 
 
 def log_level_option(default: str) -> Callable[[Any], Any]:
-    """The lowest level of the log."""
+    """The option ``--log-level``."""
     return option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),

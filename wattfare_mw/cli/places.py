@@ -17,13 +17,13 @@ new_option = option(
     "--new",
     "make_new",
     is_flag=True,
-    help="Create the SQLite file if it does not exist. Without this, the command refuses: your "
-    "service's file may be in another directory.",
+    help="Create the SQLite file if it does not exist. Without this option, a missing file is an"
+    " error, because your service's file may be in another directory.",
 )
 
 
 def new_file(database: str) -> Path | None:
-    """The SQLite file of this URL if it does not exist yet; None for any other database."""
+    """The SQLite file of this URL, if the file does not exist. None for any other database."""
     if backend_of(database) != "sqlite":
         return None
     file = sqlite_file(database)
@@ -31,7 +31,7 @@ def new_file(database: str) -> Path | None:
 
 
 def refuse_new_file(database: str, command: str) -> None:
-    """Refuse a database that does not exist.
+    """Raise an error if the SQLite file does not exist.
 
     Args:
         command: the command after ``wattfare``, without options.
@@ -53,14 +53,15 @@ def refuse_new_file(database: str, command: str) -> None:
 
 
 def where(database: str) -> str:
-    """The database for a message: the absolute path of an SQLite file, and never a password."""
+    """A text for messages that identifies the database, such as the absolute path of an SQLite
+    file. It never contains a password."""
     file = sqlite_file(database) if backend_of(database) == "sqlite" else None
     return "the database" if file is None else str(file.absolute())
 
 
 @contextmanager
 def port_errors(command: str, host: str, port: int) -> Generator[None]:
-    """Raise an error that says what to type if the service cannot listen at this address.
+    """If the service cannot listen at this address, raise an error that says what to type.
 
     Args:
         command: ``dev`` or ``serve``.

@@ -1,5 +1,5 @@
-"""Hides passwords from the process list. The module imports nothing slow, because the arguments are
-visible until it has run."""
+"""Hides passwords from the process list. The arguments are visible until this module has run, so it
+imports only fast modules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-#: Options whose value may be or contain a secret.
+#: Options whose value is a secret or may contain one.
 SECRETS = ("--app-cookie", "--database", "--rate-limit-storage", "--upstream-key")
-#: Options whose value is a secret.
+#: Options whose whole value is a secret.
 _ALWAYS = ("--app-cookie", "--upstream-key")
 _PASSWORD = re.compile(r"://[^@]*:.*@|[?&](?:ssl)?password=")
 
@@ -21,8 +21,8 @@ def variable_of(name: str) -> str:
 
 
 def keep_secrets_from_process_list() -> None:
-    """If the arguments contain a secret, run this command again in the same process, with the
-    secret in the environment, which other users of the machine cannot read."""
+    """If the arguments contain a secret, run the command again in the same process, with the secret
+    in an environment variable. Other users of the machine cannot read the environment."""
     arguments = sys.argv[1:]
     kept, secrets = split(arguments)
     if not secrets or os.name != "posix" or not sys.executable:
@@ -33,7 +33,7 @@ def keep_secrets_from_process_list() -> None:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments without secrets, and the environment variables that replace them."""
+    """Return the arguments without secrets, and environment variables with the secrets."""
     kept: list[str] = []
     variables: dict[str, str] = {}
     rest = iter(arguments)
@@ -56,7 +56,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             variables[variable_of(name)] = value
         else:
             kept += given
-            variables.pop(variable_of(name), None)  # the last one counts
+            variables.pop(variable_of(name), None)  # the last value counts
     given = {argument.partition("=")[0] for argument in kept}
     if given.isdisjoint({"--upstream", "--config"}) and "WATTFARE_CONFIG" not in os.environ:
         # A key without an upstream is a mistake, which the command reports.

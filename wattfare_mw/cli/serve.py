@@ -52,61 +52,61 @@ NO_CEILING = "none"
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="The port; 0 picks a free one.",
+    help="The port. 0 selects a free port.",
 )
 @database_option
 @option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
 @option(
     "--upstream-key",
     metavar="KEY",
-    help="Your key for the upstream: with one, you pay. Prefer the environment variable.",
+    help="Your key for the upstream. With a key, you pay for calls.",
 )
 @option(
     "--funding",
     metavar="KINDS",
-    help="What may pay for calls, separated by commas: `operator`, your key; `openrouter`, a key "
-    "that a payer connects at OpenRouter; `key`, a payer's own key for the upstream. The default "
-    "is all that the upstream and its key allow.",
+    help="What may pay for calls, separated by commas. `operator`: your key. `openrouter`: a key"
+    " that a payer connects at OpenRouter. `key`: a payer's own key for the upstream. By"
+    " default, everything that the upstream and your key allow.",
 )
 @option(
     "--user-ceiling-usd",
     metavar="AMOUNT",
-    help="The most that a user may spend of your money in a month, or `none`.",
+    help="The maximum that each user may spend of your money in a month, or `none`.",
 )
 @option(
     "--app-ceiling-usd",
     metavar="AMOUNT",
-    help="The most that each app may spend of your money in a month.",
+    help="The maximum that each app may spend of your money in a month.",
 )
 @option(
     "--total-ceiling-usd",
     metavar="AMOUNT",
-    help="The most that all apps together may spend of your money in a month.",
+    help="The maximum that all apps together may spend of your money in a month.",
 )
 @option(
     "--grant-ceiling-usd",
     metavar="AMOUNT",
-    help="The most that the open one-time grants of each app may cost you together; each lasts "
-    "24 hours. Without it, apps cannot create grants on your money.",
+    help="The maximum that the one-time grants of each app may cost you together. A grant counts"
+    " for 24 hours. Without this option, apps cannot create grants that you pay for.",
 )
 @option(
     "--grant-default-usd",
     metavar="AMOUNT",
     default=str(money.usd(DEFAULT_GRANT)),
     show_default=True,
-    help="The dollar cap of a one-time grant that asks for none.",
+    help="The amount of a one-time grant if the app does not ask for an amount.",
 )
 @option(
     "--grant-max-usd",
     metavar="AMOUNT",
-    help="The largest dollar cap of a grant on your money; a grant that asks for more gets this. "
-    "The default is --grant-default-usd.",
+    help="The largest amount of a grant that you pay for. A grant that asks for more gets this"
+    " amount. The default is --grant-default-usd.",
 )
 @number_option(
     "--default-max-tokens",
     DEFAULT_MAX_TOKENS,
     "TOKENS",
-    "The output limit of a call that sets none.",
+    "The token limit of an answer, if the call does not set one.",
     most=MAX_TOKENS,
 )
 @option(
@@ -114,10 +114,10 @@ NO_CEILING = "none"
     "prices",
     multiple=True,
     metavar="MODEL=IN/OUT",
-    help="What a model costs, in USD per million tokens, such as 'llama3.2=0/0' or, with a price "
-    "for cached input, 'x=1/2/0.1'. It overrides every other price. 'qwen*=…' sets the price of "
-    "all matching models, and '*=…' that of all models without another price. Repeat it for "
-    "more.",
+    help="The price of a model, in USD per million tokens of input and output, such as"
+    " 'llama3.2=0/0'. 'x=1/2/0.1' also has a price for cached input. This option overrides"
+    " other prices. 'qwen*=…' sets the price of all matching models, and '*=…' the price of"
+    " all models without another price. Repeat the option for more models.",
 )
 @option(
     "--provider",
@@ -127,85 +127,89 @@ NO_CEILING = "none"
 @option(
     "--allow-unpriced",
     is_flag=True,
-    help="Allow models without a fixed price, even if the upstream may not report the cost of "
-    "each call. Such a call reserves --unbounded-hold-usd.",
+    help="Allow models without a fixed price, even if the upstream may not report the cost of each"
+    " call. Each call of such a model reserves --unbounded-hold-usd.",
 )
 @option(
     "--unbounded",
     type=click.Choice(["hold", "refuse"]),
     default="hold",
     show_default=True,
-    help="What happens to calls whose cost has no upper limit, such as those with plugins: each "
-    "reserves --unbounded-hold-usd of a budget with a cap, or the rest of it; or it is refused.",
+    help="What to do with calls whose cost has no upper limit, such as calls with plugins. `hold`"
+    " allows them on budgets with a cap, and each reserves --unbounded-hold-usd or the rest"
+    " of the budget. `refuse` refuses them.",
 )
 @option(
     "--unbounded-hold-usd",
     metavar="AMOUNT",
     default=str(money.usd(UNBOUNDED_HOLD)),
     show_default=True,
-    help="What a call whose cost has no upper limit reserves. Its real cost is billed, up to this "
-    "amount. You pay the rest.",
+    help="The amount that a call reserves if its cost has no upper limit. The real cost is billed,"
+    " up to this amount. You pay the rest.",
 )
 @option(
     "--unknown-fields",
     type=click.Choice(["refuse", "pass"]),
     default="refuse",
     show_default=True,
-    help="What happens to a call with fields that the service does not know: it is refused, or it "
-    "passes as a call whose cost has no upper limit.",
+    help="What to do with calls that have unknown fields. `refuse` refuses them. `pass` treats"
+    " them as calls whose cost has no upper limit.",
 )
 @option(
-    "--metrics", is_flag=True, help="Serve /metrics for Prometheus to every client of the port."
+    "--metrics",
+    is_flag=True,
+    help="Serve /metrics for Prometheus. Every client that can reach the port can read it.",
 )
 @option(
     "--rate-limit-storage",
     metavar="URL",
-    help="redis://host:port, to share rate limits between processes. By default, each process "
-    "counts its own.",
+    help="redis://host:port, to share rate limits between processes. By default, each process has"
+    " its own limits.",
 )
 @number_option(
     "--max-answer-bytes",
     MAX_ANSWER_BYTES,
     "BYTES",
-    "The largest response of the upstream that is not a stream.",
+    "The maximum size of an upstream's response that is not a stream.",
 )
 @number_option(
     "--max-calls-per-user",
     MAX_CALLS_PER_USER,
     "CALLS",
-    "The most inference calls at once of one user or one grant, in each process.",
+    "The maximum number of running inference calls of one user or one grant, in each process.",
 )
 @number_option(
     "--max-calls-per-app",
     MAX_CALLS_PER_APP,
     "CALLS",
-    "The most inference calls at once of one app, in each process.",
+    "The maximum number of running inference calls of one app, in each process.",
 )
 @number_option(
     "--calls-per-minute-per-user",
     CALLS_PER_USER,
     "CALLS",
-    "The most inference calls a minute of one user or one grant, in each process.",
+    "The maximum number of inference calls per minute of one user or one grant, in each process.",
 )
 @number_option(
     "--calls-per-minute-per-app",
     CALLS_PER_APP,
     "CALLS",
-    "The most inference calls a minute of one app, in each process.",
+    "The maximum number of inference calls per minute of one app, in each process.",
 )
 @option(
     "--public-url",
     metavar="URL",
-    help="The URL under which people open the pages, such as https://wattfare.example.com. "
-    "Passkeys need https and a name, or localhost. The default is http://localhost with the port.",
+    help="The URL at which people open the pages, such as https://wattfare.example.com. Passkeys"
+    " need https and a host name, or localhost. The default is http://localhost with the"
+    " port.",
 )
 @option(
     "--forwarded-allow-ips",
     default=FORWARDED_ALLOW_IPS,
     show_default=True,
     metavar="ADDRESSES",
-    help="The proxies whose X-Forwarded-For is trusted: addresses and networks, separated by "
-    "commas, or `*` if only a proxy can reach the port.",
+    help="The proxies whose X-Forwarded-For header is trusted, as addresses and networks,"
+    " separated by commas. Use `*` only if no other client can reach the port.",
 )
 @option(
     "--stop-grace",
@@ -213,7 +217,7 @@ NO_CEILING = "none"
     default=STOP_GRACE_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="How long streams may go on after SIGTERM.",
+    help="How long streams may continue after SIGTERM.",
 )
 @option(
     "--detached-seconds",
@@ -221,15 +225,15 @@ NO_CEILING = "none"
     default=DETACHED_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="How long a call may go on after its client has left. A response that is not a stream "
-    "is still read and billed.",
+    help="How long a call may continue after its client has left. A response that is not a stream"
+    " is still read and billed.",
 )
 @option(
     "--on-hang-up",
     type=click.Choice(["stop", "finish"]),
-    help="What happens to a stream whose client leaves: `stop` closes the connection to the "
-    "upstream, `finish` reads the stream to its end and bills it. The default depends on the "
-    "provider.",
+    help="What to do with a stream whose client leaves. `stop` closes the connection to the"
+    " upstream. `finish` reads the stream to its end and bills it. The default depends on the"
+    " provider.",
 )
 @log_level_option("info")
 @log_format_option
@@ -270,17 +274,17 @@ def serve(
 ) -> None:
     """Run a Wattfare-compatible service.
 
-    Each option has an environment variable. Use it for the URL of a database or a Redis with a
-    password, because the process list shows arguments.
+    Each option has an environment variable. Use the variable for a value with a password, because
+    arguments are visible in the process list.
 
-    Without --upstream it answers with its built-in models, wattfare/echo and wattfare/echo-slow.
-    Session tokens are signed with WATTFARE_SERVICE_SECRET, or with a key kept in the database.
-    The keys of payers are encrypted with WATTFARE_ENCRYPTION_KEY, or with a key in a file next to
-    an SQLite database. Several processes may share one database: SQLite on one machine, PostgreSQL
-    on many. If a process dies, another one, or the next one to start, settles its calls.
+    Without --upstream, the built-in models wattfare/echo and wattfare/echo-slow answer.
+    WATTFARE_SERVICE_SECRET signs session tokens. Without it, the service uses a key in the
+    database. WATTFARE_ENCRYPTION_KEY encrypts the keys of payers. Without it, the service uses a
+    key in a file next to an SQLite database. Several processes can share a database: SQLite on one
+    machine, PostgreSQL on many. If a process dies, another process settles its calls.
     """
     if upstream is None and is_from_environment("upstream_key"):
-        upstream_key = None  # it may be meant for later
+        upstream_key = None  # the environment variable may be for other runs
     if upstream is None and is_from_environment("funding"):
         funding = None
     kinds = None if funding is None else tuple(each.strip() for each in funding.split(","))
@@ -298,7 +302,7 @@ def serve(
         database=database,
         upstream=upstream,
         upstream_key=upstream_key or None,
-        funding=cast("tuple[Funding, ...] | None", kinds),  # checked there
+        funding=cast("tuple[Funding, ...] | None", kinds),  # Settings checks it
         user_ceiling=_ceiling(user_ceiling_usd, operator_pays=operator_pays),
         app_ceiling=_of_operator(app_ceiling_usd, "--app-ceiling-usd", operator_pays=operator_pays),
         total_ceiling=_of_operator(
@@ -367,8 +371,8 @@ def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
     if amount is None:
         if operator_pays:
             raise click.UsageError(
-                "With an upstream key, you pay for every user. Set how much each may spend in a "
-                f"month with --user-ceiling-usd, or set it to `{NO_CEILING}`."
+                "With an upstream key, you pay for all users. Set --user-ceiling-usd to the"
+                " maximum that each user may spend in a month, or to `{NO_CEILING}`."
             )
         return None
     if not operator_pays:
@@ -387,7 +391,8 @@ def _of_operator(amount: str | None, option: str, *, operator_pays: bool) -> int
 
 
 def read_nanos(amount: str, message: str) -> int:
-    """Convert an amount in USD to nano-dollars. An invalid one raises an error with the message."""
+    """Convert an amount in USD to nano-dollars. If it is invalid, raise an error with this
+    message."""
     try:
         nanos = money.cap_nanos(Decimal(amount))
     except InvalidOperation:

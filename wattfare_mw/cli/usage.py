@@ -1,4 +1,4 @@
-"""``wattfare usage``: shows what each app and user spent."""
+"""``wattfare usage``: shows what each app and each user has spent."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def _month(_ctx: click.Context, _option: click.Parameter, value: str | None) -> 
 @database_option
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(app: str | None, month: str, database: str, as_json: bool) -> None:
-    """Show what each app and each of its users spent, in USD. APP is an app's id or name.
+    """Show what each app and each of its users has spent, in USD. APP is an app's id or name.
 
-    A call counts in the month in which it began, once it has ended.
+    A call is shown once it has ended. It belongs to the month in which it began.
     """
     found = read_database(database, lambda sql: read_usage(sql, month, app))
     if as_json:

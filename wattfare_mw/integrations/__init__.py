@@ -1,21 +1,21 @@
-"""Integrations of AI libraries: a user or a grant pays for their calls. Each module needs the
-library of its name.
+"""Integrations of AI libraries. A user or a grant pays for the calls of a library. Each module
+needs the library of the same name.
 
-A module is imported when an app imports it. ``import wattfare_mw`` imports none of them.
+``import wattfare_mw`` does not import these modules.
 """
 
 from __future__ import annotations
 
 
 def not_installed(error: ImportError, extra: str, *packages: str) -> ImportError:
-    """The error to raise instead of ``error``, which an import of these packages raised.
+    """The error to raise for ``error``, which an import of these packages has raised.
 
     Args:
-        extra: the extra of ``wattfare-mw`` that installs them.
+        extra: the extra of ``wattfare-mw`` that installs the packages.
     """
     missing = (error.name or "").partition(".")[0]
     if missing not in packages:
-        return error  # they are installed, but one of their dependencies is not
+        return error  # a dependency of the packages is missing
     return ImportError(
         f"{missing} is not installed. Type: pip install 'wattfare-mw[{extra}]'", name=missing
     )

@@ -1,4 +1,4 @@
-"""openai-agents: a model provider whose calls a user or a grant pays for."""
+"""openai-agents: a model provider. A user or a grant pays for its calls."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .openai import async_client
 
 
 class WattfareModelProvider(ModelProvider):
-    """A provider for ``RunConfig(model_provider=…)``. All users of a Wattfare client share its
-    connections.
+    """A provider for ``RunConfig(model_provider=…)``. It uses the connections of the user's
+    Wattfare client.
 
-    If the service refuses a call, a run raises a :class:`~wattfare_mw.WattfareError`, which
-    is also an error of the openai package.
+    If a call fails, the run raises a :class:`~wattfare_mw.WattfareError`, which is also an error of
+    the openai package.
 
-    This does not give tracing a key. If the environment has an OpenAI key, tracing sends prompts to
-    OpenAI. ``RunConfig(tracing_disabled=True)`` turns it off.
+    The provider does not change tracing. If the environment has an OpenAI key, openai-agents sends
+    traces with prompts to OpenAI. To turn this off, use ``RunConfig(tracing_disabled=True)``.
     """
 
     def __init__(self, user: Payers | None = None) -> None:
         """
         Args:
-            user: the payer: a user or a grant. None is the user of the current request.
+            user: the user or the grant that pays. None for the user of the current request.
 
         Raises:
             TypeError: ``user`` is neither a user nor a grant.
@@ -40,7 +40,7 @@ class WattfareModelProvider(ModelProvider):
         self._client = async_client(paying(user), {})
 
     def get_model(self, model_name: str | None) -> Model:
-        """The model of this name, such as ``anthropic/claude-sonnet-4``.
+        """The model with this name, such as ``anthropic/claude-sonnet-4``.
 
         Raises:
             UserError: the name is missing.
@@ -51,7 +51,7 @@ class WattfareModelProvider(ModelProvider):
 
 
 class _Model(OpenAIChatCompletionsModel):
-    """Requests the usage of streams, and keeps its cost."""
+    """Asks for the usage of streams, and keeps the cost in it."""
 
     async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

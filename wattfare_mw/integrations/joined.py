@@ -1,7 +1,7 @@
-"""Errors that are a :class:`~wattfare_mw.WattfareError` and an AI library's own error.
+"""Errors that are both a :class:`~wattfare_mw.WattfareError` and an AI library's own error.
 
-Both ``except WattfareBudgetExceededError`` and ``except openai.APIStatusError`` catch them. So an
-app needs no conversion, and a library's retries and fallbacks work.
+Both ``except WattfareBudgetExceededError`` and ``except openai.APIStatusError`` catch such an
+error. So an app does not need to convert errors, and the library's retries and fallbacks work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from ..errors import WattfareError, WattfareNetworkError, restore
 
-#: The attributes that pickle keeps. A library's part has a response, which cannot be pickled.
+#: The attributes that pickle keeps. The library's attributes include a response, which cannot be
+#: pickled.
 _KEPT = frozenset(vars(WattfareNetworkError()))
 
 
@@ -24,8 +25,8 @@ class _Joined:
 
 
 def join(ours: WattfareError, library: Exception) -> Exception:
-    """Combine two errors into one that has the attributes of both. If both have an attribute, ours
-    is used. The text is ours."""
+    """Combine two errors into one with the attributes of both. If both have an attribute, our value
+    is used. The message is ours, too."""
     joined = _both(type(ours), type(library))
     error = joined.__new__(joined, *ours.args)
     error.__dict__.update(library.__dict__)
@@ -36,7 +37,7 @@ def join(ours: WattfareError, library: Exception) -> Exception:
 @cache
 def _both(ours: type[WattfareError], library: type[Exception]) -> type[Exception]:
     joined = type(ours.__name__, (_Joined, ours, library), {"ours": ours, "__doc__": ours.__doc__})
-    # A library may rename its subclasses.
+    # A library may change the names of its subclasses.
     joined.__name__, joined.__qualname__ = ours.__name__, ours.__qualname__
     joined.__module__ = ours.__module__
     return joined

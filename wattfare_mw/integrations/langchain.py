@@ -1,4 +1,4 @@
-"""LangChain and LangGraph: a chat model whose calls a user or a grant pays for."""
+"""LangChain and LangGraph: a chat model. A user or a grant pays for its calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ except ImportError as _error:
 
 from .openai import AsyncWattfareOpenAI, WattfareOpenAI, async_client, sync_client
 
-#: The options that an app cannot set, because the payer and the service determine them.
+#: The options that an app cannot set, because they depend on the payer and the service.
 _SET = (
     *("openai_api_key", "openai_api_base", "openai_organization", "openai_proxy"),
     *("client", "async_client", "root_client", "root_async_client"),
@@ -46,41 +46,43 @@ _SET = (
 
 
 class ChatWattfare(BaseChatOpenAI):
-    """A chat model that a user or a grant pays for.
+    """A chat model. A user or a grant pays for its calls.
 
     An answer's ``response_metadata`` has ``cost_usd``: the billed cost, in USD. In a stream, the
-    last chunk has it. If the service refuses a call, it raises a
-    :class:`~wattfare_mw.WattfareError`, which is also LangChain's ``ModelError``, so
-    ``with_retry`` and ``with_fallbacks`` work.
+    last chunk has it. A failed call raises a :class:`~wattfare_mw.WattfareError`, which is also
+    LangChain's ``ModelError``. So ``with_retry`` and ``with_fallbacks`` work.
 
     Args:
-        user: the payer: a user or a grant. None is the user of the current request.
-        model: any OpenRouter id.
+        user: the user or the grant that pays. None for the user of the current request.
+        model: the model's id at the service, such as ``"anthropic/claude-sonnet-4"``.
         timeout, max_retries, default_headers, default_query: the same as for ``user.openai()``.
 
-    The other parameters are those of ``ChatOpenAI``. A model that was saved and loaded has no user.
-    Set one, or the user of the current request pays.
+    The other parameters are those of ``ChatOpenAI``. If a model is saved and loaded, it loses its
+    user. Then the user of the current request pays, unless you set ``user``.
 
     Raises:
         TypeError: ``user`` is neither a user nor a grant.
-        ValueError: an option cannot be set, because the user and the service set it.
+        ValueError: an option cannot be set, because it depends on the user and the service.
     """
 
     user: Any = Field(default=None, exclude=True)
     model_name: str = Field(alias="model")
     stream_usage: bool | None = True
-    #: None, because the openai client's read timeout already limits each pause.
+    #: None, because the read timeout of the openai client already limits each pause.
     stream_chunk_timeout: float | None = None
     use_responses_api: bool | None = False
 
     @model_validator(mode="after")
     def validate_environment(self) -> Self:
-        """Create the clients. The replaced method reads OpenAI's environment variables."""
+        """Create the clients. This replaces a method that reads OpenAI's environment variables."""
         for name in _SET:
             value = getattr(self, name)
-            # `configurable_fields` copies a model by passing all its fields, so accept our clients.
+            # `configurable_fields` copies a model by passing all its fields, so our own clients are
+            # allowed here.
             if name in self.model_fields_set and value is not None and not _is_ours(value):
-                raise ValueError(f"{name} cannot be set: the user and the service set it.")
+                raise ValueError(
+                    f"{name} cannot be set, because it depends on the user and the service."
+                )
         if self.n is not None and (self.n < 1 or (self.n > 1 and self.streaming)):
             raise ValueError("n must be at least 1, or exactly 1 if streaming=True.")
         self.openai_proxy = None
@@ -113,7 +115,7 @@ class ChatWattfare(BaseChatOpenAI):
                 raise
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with some fields changed. With another ``user``, that one pays."""
+        """Copy the model and change some fields. If ``user`` is changed, the new user pays."""
         copied = super().model_copy(update=update, deep=deep)
         if update and "user" in update:
             copied._make_clients()
@@ -121,17 +123,18 @@ class ChatWattfare(BaseChatOpenAI):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """The secrets and their variables. The model itself does not store the key."""
+        """LangChain's names of the secrets. There are none, because the model does not store the
+        key."""
         return {"openai_api_key": "WATTFARE_SECRET_KEY"}
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
-        """The path by which LangChain finds this class when it loads a saved model."""
+        """LangChain's path of this class, for loading a saved model."""
         return ["wattfare_mw", "integrations", "langchain"]
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Models can be saved, without their user."""
+        """True: models can be saved, but without their user."""
         return True
 
     @property
@@ -144,22 +147,23 @@ class ChatWattfare(BaseChatOpenAI):
         return params
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        # A cache must not return to one user the answers that another one paid for.
+        # A cache must not give one user the answers that another user paid for.
         payer = paying(self.user).pays()
         who = hashlib.sha256(f"{payer.header}: {payer.value}".encode()).hexdigest()
         return f"{super()._get_llm_string(stop=stop, **kwargs)}---{who}"
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> Any:
         if self.cache is not False and (self.cache or get_llm_cache()):
-            # The cache key contains the payer. It is created in sync code, so find the payer first.
+            # The cache key contains the payer, and sync code creates the key. So resolve the payer
+            # here first.
             await paying(self.user).pays_async()
         return await super()._agenerate_with_cache(*args, **kwargs)
 
     def _convert_cached_generations(self, cache_val: list[Any]) -> list[ChatGeneration]:
         generations = super()._convert_cached_generations(cache_val)
         for generation in generations:
-            # A hit is not billed, so its cost is 0. The original belongs to the cache: change a
-            # copy.
+            # A cached answer is not billed, so its cost is 0. The original belongs to the cache, so
+            # change a copy.
             message = generation.message
             if "cost_usd" in message.response_metadata:
                 metadata = {**message.response_metadata, "cost_usd": 0.0}
@@ -199,7 +203,7 @@ class ChatWattfare(BaseChatOpenAI):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             "A ChatWattfare cannot be pickled, because its user has the app's secret key. Pass the"
-            " user's id to a worker, and make the model there."
+            " user's id to the worker, and create the model there."
         )
 
 
@@ -224,8 +228,8 @@ _KINDS: dict[int, type[ModelError]] = {
 
 
 def _join(ours: WattfareError, library: openai.APIError) -> Exception:
-    """Combine our error with LangChain's. It is not an openai error, because langchain-openai would
-    replace that by another one."""
+    """Combine our error with LangChain's. The result is not an openai error, because
+    langchain-openai would replace an openai error."""
     if isinstance(ours, WattfareNetworkError):
         late = isinstance(library, openai.APITimeoutError)
         kind = ModelTimeoutError if late else ModelConnectionError

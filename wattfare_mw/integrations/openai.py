@@ -1,8 +1,8 @@
 """The openai package: the clients that ``user.openai()`` and ``user.async_openai()`` return.
 
-These clients are subclasses of the openai package's own, with five differences. Each request gets
-its payer from the handle. A Wattfare client's users share its connections. A call is repeated only
-if the failed one cannot have been billed. Errors are also a
+These clients are subclasses of the openai package's clients. They differ in five ways: Each request
+gets its payer from the handle. All users of a Wattfare client share its connections. A failed call
+is repeated only if it cannot have been billed. Each error is also a
 :class:`~wattfare_mw.WattfareError`. The request in an error has no credentials.
 """
 
@@ -27,6 +27,7 @@ from ..retries import retry_delay
 from ..sse import error_in
 from ..transport import running_loop
 from ..transport.base import LibraryError
+from ..transport.environment import ssl_context
 from ..types import API_PREFIX, GRANT_HEADER, USER_HEADER
 from . import not_installed
 from .joined import join
@@ -42,24 +43,24 @@ if not hasattr(openai.OpenAI, "_send_request"):
         name="openai",
     )
 
-#: The options that an app may set. The user and the service set the others.
+#: The options that an app may set. The others depend on the user and the service.
 OPTIONS = frozenset({"timeout", "max_retries", "default_headers", "default_query", "http_client"})
-#: The headers that name the app and the payer.
+#: The headers that identify the app and the payer.
 _CREDENTIALS = ("authorization", USER_HEADER, GRANT_HEADER)
-#: The names of the errors of httpx and httpx2 after which the service cannot have received
-#: anything. The version of openai decides which of the two it uses.
+#: The names of httpx's and httpx2's errors after which the service cannot have received anything.
+#: openai uses one of the two libraries, depending on its version.
 _NEVER_MADE = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
 )
-#: A placeholder for values that are known only in a request.
+#: A placeholder for values that are set in each request.
 _LATER = "known-later"
 
 Join = Callable[[WattfareError, openai.APIError], Exception]
-"""Creates the error to raise from our own and the openai package's."""
+"""A function that combines our own error and the openai package's error."""
 
 
 class PaidBy(Protocol):
-    """The payer of a user's or a grant's calls, with the client that makes them."""
+    """The payer of a handle, and its Wattfare client."""
 
     @property
     def client(self) -> Any: ...
@@ -68,10 +69,10 @@ class PaidBy(Protocol):
 
 
 def sync_client(paid_by: PaidBy, options: dict[str, Any], join: Join = join) -> WattfareOpenAI:
-    """A client whose calls ``paid_by`` pays for.
+    """Create a client. ``paid_by`` pays for its calls.
 
     Raises:
-        TypeError: the option does not exist.
+        TypeError: an option is not supported.
     """
     return WattfareOpenAI(**_made_with(paid_by, options), _paid_by=paid_by, _join=join)
 
@@ -85,34 +86,33 @@ def async_client(
 
 def http_client() -> Any:
     """An HTTP client of the openai package's default kind, without cookies."""
-    return _without_cookies(openai.OpenAI)
+    return _without_cookies(openai.DefaultHttpxClient)
 
 
 def async_http_client() -> Any:
     """:func:`http_client`, for one event loop."""
-    return _without_cookies(openai.AsyncOpenAI)
+    return _without_cookies(openai.DefaultAsyncHttpxClient)
 
 
-def _without_cookies(kind: type[openai.OpenAI | openai.AsyncOpenAI]) -> Any:
-    client, reason = None, ""
+def _without_cookies(kind: Any) -> Any:
+    certificates = ssl_context()  # read once: it takes as long as all the rest
+    http_client, reason = None, ""
     try:
-        client = kind(api_key=_LATER, base_url="http://localhost")
+        http_client = kind(verify=certificates)
     except Exception as error:
-        forget_frames(error)  # they hold the password of a proxy
+        forget_frames(error)  # the frames have the password of a proxy
         reason = type(error).__name__
-    if client is None:
+    if http_client is None:
         raise SetupError(
             f"The openai package cannot be used with this environment ({reason}). Give each proxy"
-            " as http://host:port in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or unset them. Check"
-            " SSL_CERT_FILE and SSL_CERT_DIR, too."
+            " as http://host:port in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or unset them."
         )
-    http_client: Any = client._client  # pyright: ignore[reportPrivateUsage]
     http_client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
     return http_client
 
 
-#: The HTTP client that a new client gets and never uses. A client requires one, but the shared one
-#: may not exist yet: it needs an event loop or a current request.
+#: A placeholder. A new openai client requires an HTTP client, but the shared one may not exist yet,
+#: because it needs an event loop or a current request.
 _unused = cache(http_client)
 _unused_async = cache(async_http_client)
 
@@ -121,8 +121,8 @@ def _checked(options: dict[str, Any]) -> None:
     for name in options:
         if name not in OPTIONS:
             raise TypeError(
-                f"{name} cannot be set: the user and the service set it."
-                f" The options are {', '.join(sorted(OPTIONS))}."
+                f"{name} cannot be set, because it depends on the user and the service. The"
+                f" options are {', '.join(sorted(OPTIONS))}."
             )
 
 
@@ -130,7 +130,7 @@ def _made_with(paid_by: PaidBy, options: dict[str, Any]) -> dict[str, Any]:
     _checked(options)
     try:
         caller = paid_by.client.openai.caller
-    except WattfareError:  # a current user outside of a request
+    except WattfareError:  # `current_user` outside of a request
         return {"api_key": _LATER, "base_url": f"http://{_LATER}{API_PREFIX}", **options}
     return {
         "api_key": caller.secret_key,
@@ -157,7 +157,7 @@ class _Shared:
     _own_http_client: Any = None
 
     def _forget_environment(self, options: dict[str, Any]) -> None:
-        """Ignore the environment's settings for OpenAI."""
+        """Ignore OpenAI's environment variables."""
         self.organization = self.project = None
         self.admin_api_key = self.webhook_secret = None
         self._custom_headers = options.get("default_headers") or {}
@@ -168,7 +168,8 @@ class _Shared:
 
     @property
     def auth_headers(self) -> dict[str, str]:
-        """No secret: a request gets it when it is sent. A WebSocket would show it in its log."""
+        """Empty. A request gets the secret key only when it is sent, because a WebSocket would log
+        these headers."""
         return {"Authorization": f"Bearer {_LATER}"}
 
     @property
@@ -215,7 +216,7 @@ class _Shared:
         return False
 
     def _is_from(self, payer: Payer, request: Any) -> None:
-        """Add the app and the payer to a request."""
+        """Add the credentials of the app and the payer to a request."""
         for name in _CREDENTIALS:
             request.headers.pop(name, None)
         request.headers["authorization"] = f"Bearer {self._connections.caller.secret_key}"
@@ -224,14 +225,14 @@ class _Shared:
     def _should_retry(self, response: Any) -> bool:
         failure = error_from_answer(response.status_code, b"", response.headers)
         repeatable = response.request.method == "GET"
-        # A call that is refused with a 429 has not begun, so nothing is billed.
+        # A call that was refused with a 429 has not begun, so it is not billed.
         repeatable = repeatable or isinstance(failure, WattfareRateLimitError)
         return retry_delay(failure, 0, repeatable=repeatable) is not None
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
         raw = b"" if body is None else response.content
         if (key := self._connections.caller.secret_key).encode() in raw:
-            # The response repeats the refused key.
+            # The response may repeat the refused key.
             raw, err_msg = raw.replace(key.encode(), "…".encode()), err_msg.replace(key, "…")
             body = _json(raw)
         error: Any = super()._make_status_error(err_msg, body=body, response=response)  # type: ignore[misc]
@@ -242,7 +243,7 @@ class _Shared:
         return _Events(super()._make_sse_decoder(), self._join)  # type: ignore[misc]
 
     def _followed(self, result: Any) -> Any:
-        """Pass the response to the events of its stream."""
+        """Give the response to the reader of its events."""
         events = getattr(result, "_decoder", None)
         if isinstance(events, _Events):
             events.response = result.response
@@ -254,7 +255,7 @@ class _Shared:
         what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
         ours = self._connections.caller.named(WattfareNetworkError(what, sent=sent))
         joined = self._join(ours, error)
-        joined.__cause__ = _said(cause)
+        joined.__cause__ = _cleaned(cause)
         return joined
 
     def __copy__(self) -> Self:
@@ -265,8 +266,8 @@ class _Shared:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            f"A {type(self).__name__} is not pickled, because it has the app's secret key. Give the"
-            " user's id to a worker, and make the client there."
+            f"A {type(self).__name__} cannot be pickled, because it has the app's secret key. Pass"
+            " the user's id to the worker, and create the client there."
         )
 
     def __repr__(self) -> str:
@@ -274,7 +275,7 @@ class _Shared:
 
 
 class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompatibleMethodOverride,reportIncompatibleVariableOverride]
-    """An ``openai.OpenAI`` whose calls a user or a grant pays for."""
+    """An ``openai.OpenAI``. A user or a grant pays for its calls."""
 
     def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
         self._paid_by, self._join = _paid_by, _join
@@ -325,7 +326,7 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
 
 
 class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[reportIncompatibleMethodOverride,reportIncompatibleVariableOverride]
-    """An ``openai.AsyncOpenAI`` whose calls a user or a grant pays for."""
+    """An ``openai.AsyncOpenAI``. A user or a grant pays for its calls."""
 
     def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
         self._paid_by, self._join = _paid_by, _join
@@ -377,10 +378,10 @@ class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[repor
 
 
 class _Events:
-    """Reads the events of a stream and raises the error in an event.
+    """Reads the events of a stream. If an event has an error, it is raised.
 
     Attributes:
-        response: the response with the events, if it is known.
+        response: the response of the stream, if it is known.
     """
 
     def __init__(self, decoder: Any, join: Join) -> None:
@@ -397,7 +398,7 @@ class _Events:
         except Exception as error:
             if (broken := self._broken(error)) is None:
                 raise
-            raise broken from _said(error)
+            raise broken from _cleaned(error)
         self._end()
 
     async def aiter_bytes(self, parts: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -408,7 +409,7 @@ class _Events:
         except Exception as error:
             if (broken := self._broken(error)) is None:
                 raise
-            raise broken from _said(error)
+            raise broken from _cleaned(error)
         self._end()
 
     def _check(self, data: str) -> None:
@@ -418,13 +419,13 @@ class _Events:
             raise self._raised(error, _json(data.encode()).get("error"))
 
     def _end(self) -> None:
-        # A proxy may have cut a stream that has no end.
+        # The stream has no end, so a proxy may have cut it.
         if not self._done:
             raise self._raised(_cut("it ended early"), None)
 
     def _broken(self, error: Exception) -> Exception | None:
         forget_frames(error)  # they contain the headers
-        return self._raised(_cut(str(_said(error))), None) if _is_httpx(error) else None
+        return self._raised(_cut(str(_cleaned(error))), None) if _is_httpx(error) else None
 
     def _raised(self, ours: WattfareError, body: Any) -> Exception:
         request: Any = None
@@ -436,7 +437,7 @@ class _Events:
 
 def _cut(why: str) -> WattfareError:
     why = why.rstrip(".")
-    return WattfareError(f"The answer's stream broke off: {why}.", code="upstream", status=502)
+    return WattfareError(f"The stream broke off: {why}.", code="upstream", status=502)
 
 
 def _json(raw: bytes) -> Any:
@@ -447,13 +448,13 @@ def _json(raw: bytes) -> Any:
 
 
 def _strip(request: Any) -> None:
-    """Remove the credentials from a request that was sent, because errors keep the request."""
+    """Remove the credentials from a sent request, because errors reference the request."""
     for name in _CREDENTIALS:
         request.headers.pop(name, None)
 
 
 def _not_repeated(error: BaseException, request: Any) -> openai.OpenAIError | None:
-    """If the request may have arrived, return an error after which openai does not repeat it."""
+    """If the request may have arrived, return an error that openai does not retry."""
     forget_frames(error)  # they contain the headers
     names = _names(error)
     if not _is_httpx(error) or not names.isdisjoint(_NEVER_MADE) or request.method == "GET":
@@ -463,8 +464,8 @@ def _not_repeated(error: BaseException, request: Any) -> openai.OpenAIError | No
     return openai.APIConnectionError(request=request)
 
 
-def _said(error: BaseException | None) -> LibraryError | None:
-    """The text of a library's error, without the data in it."""
+def _cleaned(error: BaseException | None) -> LibraryError | None:
+    """The text of an HTTP library's error, without data from the server."""
     if error is None:
         return None
     said = LibraryError(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""pydantic-ai: a provider whose calls a user or a grant pays for."""
+"""pydantic-ai: a provider. A user or a grant pays for its calls."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from .openai import async_client
 
 
 class WattfareProvider(Provider[openai.AsyncOpenAI]):
-    """A provider for ``OpenAIChatModel``. All users of a Wattfare client share its connections.
+    """A provider for ``OpenAIChatModel``. It uses the connections of the user's Wattfare client.
 
-    If the service refuses a call, a run raises a :class:`~wattfare_mw.WattfareError`, which
-    is also a ``ModelAPIError``, so a ``FallbackModel`` works.
+    If a call fails, the run raises a :class:`~wattfare_mw.WattfareError`, which is also a
+    ``ModelAPIError``. So a ``FallbackModel`` works.
     """
 
     def __init__(self, user: Payers | None = None) -> None:
         """
         Args:
-            user: the payer: a user or a grant. None is the user of the current request.
+            user: the user or the grant that pays. None for the user of the current request.
 
         Raises:
             TypeError: ``user`` is neither a user nor a grant.
@@ -56,7 +56,7 @@ class WattfareProvider(Provider[openai.AsyncOpenAI]):
 
     @property
     def name(self) -> str:
-        """``wattfare``."""
+        """The provider's name: ``wattfare``."""
         return "wattfare"
 
     @property
@@ -71,7 +71,7 @@ class WattfareProvider(Provider[openai.AsyncOpenAI]):
 
     @staticmethod
     def model_profile(model_name: str) -> ModelProfile | None:
-        """The profile of a model. Its name begins with its vendor, as on OpenRouter."""
+        """The profile of a model. The model's name begins with its vendor, as at OpenRouter."""
         if "/" in model_name:
             return OpenRouterProvider.model_profile(model_name)
         return OpenAIModelProfile(json_schema_transformer=OpenAIJsonSchemaTransformer)
@@ -91,8 +91,8 @@ _CATEGORIES: dict[int, Any] = {
 
 
 def _join(ours: WattfareError, library: openai.APIError) -> Exception:
-    """Combine our error with pydantic-ai's. It is not an openai error, because a model would
-    replace that by another one."""
+    """Combine our error with pydantic-ai's. The result is not an openai error, because pydantic-ai
+    would replace an openai error."""
     return join(ours, _theirs(ours, library))
 
 
@@ -121,5 +121,5 @@ def _theirs(ours: WattfareError, library: openai.APIError) -> ModelAPIError:
 def _model_of(library: openai.APIError) -> str:
     try:
         return str(json.loads(library.request.content)["model"])
-    except Exception:  # the request is missing, unread or of another kind
+    except Exception:  # there is no request, or its body cannot be read
         return ""

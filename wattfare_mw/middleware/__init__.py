@@ -1,8 +1,8 @@
-"""Private: ``WattfareMiddleware``: wraps an app, and adds paths for AI calls that its users pay
-for.
+"""Private: ``WattfareMiddleware``. It wraps an app, and adds paths for AI calls that the app's
+users pay for.
 
-:mod:`.gate` makes all decisions. :mod:`.asgi` and :mod:`.wsgi` are its drivers. The package is
-private, except for the names in ``__all__``.
+:mod:`.gate` makes all decisions. Its drivers :mod:`.asgi` and :mod:`.wsgi` do the I/O. Only the
+names in ``__all__`` are public.
 """
 
 from .factory import WattfareMiddleware

@@ -1,5 +1,5 @@
-"""The driver of the gate for ASGI apps. Its own paths need asyncio. Everything else passes
-unchanged."""
+"""The middleware for ASGI apps, which is a driver of the gate. It answers its own paths on asyncio,
+and passes all other requests to the app unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .options import Options, check_options, hide_secret_key
 from .relay import Record, Relay
 
 if TYPE_CHECKING:
-    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    # For a type checker, `WattfareMiddleware(app)` returns one of its subclasses.
     from .factory import WattfareMiddleware as _Base
 else:
     _Base = Middleware
@@ -63,18 +63,19 @@ class WattfareASGIMiddleware(_Base):
         self._heartbeats = None if seconds is None else _heartbeats(seconds)
 
     def _show_interface(self) -> None:
-        # Servers look here for a coroutine function to detect an ASGI app. A call uses the class.
+        # Some servers detect an ASGI app by a coroutine function in this attribute. A call itself
+        # uses the method of the class.
         vars(self)["__call__"] = self._call
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # Most requests are not ours, and take only these steps. They get the app's own coroutine,
-        # without a wrapper.
+        # Most requests are for the app's own paths, and take only these steps. They return the
+        # app's own coroutine, without a wrapper.
         app, routes, below = self._app_and_paths
         try:
             path = scope["path"]
             if path in routes or path.startswith(below) or scope["root_path"]:
                 app = self._app_for(scope)
-        except KeyError:  # some servers leave out root_path; a lifespan has neither
+        except KeyError:  # some servers leave out root_path, and a lifespan has no path
             app = self._app_for(scope)
         return app(scope, receive, send)
 
@@ -82,7 +83,7 @@ class WattfareASGIMiddleware(_Base):
         await type(self).__call__(self, scope, receive, send)
 
     def _app_for(self, scope: Scope) -> ASGIApp:
-        """The app that answers this: the wrapped one, or our own."""
+        """The app that answers this request: the wrapped app, or our own."""
         kind = scope["type"]
         if kind == "http":
             path = below_mount(scope["path"], scope.get("root_path", ""))
@@ -97,17 +98,17 @@ class WattfareASGIMiddleware(_Base):
     async def _serve_unless_app(
         self, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Ask the app first, and answer if it has no route for the path."""
+        """Call the app first. If it has no route for the path, send our own answer."""
         is_ours = False
 
-        async def look(message: Message) -> None:
+        async def watch_send(message: Message) -> None:
             nonlocal is_ours
             if message["type"] == "http.response.start":
                 is_ours = message["status"] in (404, 405) and not _has_route(scope, message)
             if not is_ours:
                 await send(message)
 
-        await self._called_app(scope, receive, look)
+        await self._called_app(scope, receive, watch_send)
         if is_ours:
             await self.serve(path, scope, receive, send)
 
@@ -120,10 +121,10 @@ class WattfareASGIMiddleware(_Base):
         await self.app(scope, receive, send_and_close)
 
     async def user(self, scope: Scope) -> AsyncUser:
-        """The budget of the user who makes this request, for an app's own use.
+        """A handle for the user who makes this request, for the app's own code.
 
         Raises:
-            WattfareAuthError: the visitor is not signed in.
+            WattfareAuthError: no user is signed in.
         """
         return await self.user_of(self.request_from(scope))
 
@@ -135,7 +136,7 @@ class WattfareASGIMiddleware(_Base):
         return request_from_scope(raw)
 
     def user_sync(self, user: AsyncUser) -> User:
-        """The same user's budget, for sync code in a thread."""
+        """A handle for the same user, for sync code in a thread."""
         return self._sync_client.user(user.id)
 
     @cached_property
@@ -153,7 +154,7 @@ class WattfareASGIMiddleware(_Base):
         return around_asgi(self._driver, app)
 
     async def aclose(self) -> None:
-        """Close our own connections. The lifespan of the app does this, too."""
+        """Close our own connections. The shutdown of the app's lifespan does this, too."""
         if "_sync_client" in self.__dict__:
             self._sync_client.close()
         if self._owns_client:
@@ -174,12 +175,13 @@ class WattfareASGIMiddleware(_Base):
         self, request: Request, body: AsyncIterable[bytes] | Callable[[int], Awaitable[bytes]]
     ) -> AsyncAnswer:
         """Answer a request to one of our paths, for a framework with its own requests. The
-        framework must cancel this if the client leaves.
+        framework must cancel this call if the client leaves.
 
         Args:
-            request: the neutral form of the framework's request. Its path must be one of ours.
-            body: the pieces of the body, or a function that reads at most a number of bytes of it.
-                If the client leaves during the body, it raises OSError.
+            request: the framework's request as a :class:`wattfare_mw.Request`. Its path must be one
+                of ours.
+            body: an iterator over the pieces of the body, or a function that reads at most the
+                given number of bytes. If the client leaves before the end, it must raise OSError.
         """
         record = Record()
 
@@ -226,7 +228,7 @@ class WattfareAsyncAdapter(WattfareASGIMiddleware):
 
 
 def _receive_from(pieces: AsyncIterable[bytes]) -> Receive:
-    """A body in pieces, as an ASGI ``receive``."""
+    """An ASGI ``receive`` for a body in pieces."""
     iterator = aiter(pieces)
 
     async def receive() -> Message:
@@ -244,7 +246,7 @@ def _heartbeats(seconds: float) -> LoopPool[IdleTimer]:
 
 
 async def _refuse(gate: Gate, request: Request, send: Send, error: WattfareError) -> None:
-    """Answer with this error at the first command of the gate."""
+    """Answer with this error, by raising it at the first command of the gate."""
 
     async def refuse(_command: Any) -> None:
         raise error
@@ -255,7 +257,7 @@ async def _refuse(gate: Gate, request: Request, send: Send, error: WattfareError
 
 
 class _Exchange:
-    """One request to one of our paths, and its answer."""
+    """A request to one of our paths, and its answer."""
 
     __slots__ = ("_gate", "_gone", "_heartbeats", "_receive", "_runner", "_send")
 
@@ -294,7 +296,7 @@ class _Exchange:
         if isinstance(command, ReadBody):
             return read_body(self._receive, command.limit, cut_short, command.claim)
         if isinstance(command, (calls.Send, calls.Read)):
-            # We wait for the service now, so watch whether the client is still there.
+            # While we wait for the service, the client may leave, so watch it.
             self._gone.watch()
         return self._runner.perform(command)
 
@@ -303,19 +305,19 @@ class _Exchange:
         try:
             await send(_start(response.status, response.headers))
             if len(body) > LARGE_BODY:
-                # A server accepts any body at once. It accepts more only after its client has read
-                # that, so the call counts as long as its answer is in memory.
+                # A server accepts this body at once, but accepts the next message only after the
+                # client has read the body. So the call counts as long as its answer is in memory.
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 body = b""
             await send({"type": "http.response.body", "body": body, "more_body": False})
-        except OSError:  # the specification's error for a client that has left
+        except OSError:  # by the specification, the client has left
             raise ClientGoneError from None
 
     async def _relay(self, relay: Relay) -> None:
         send, answer, feed = self._send, relay.answer, relay.feed
         heartbeat = None
         try:
-            await self._tell(_start(relay.status, relay.headers))
+            await self._try_send(_start(relay.status, relay.headers))
             heartbeat = self._heartbeat(relay)
             try:
                 while chunk := await answer.read_some():
@@ -332,14 +334,14 @@ class _Exchange:
                             raise ClientGoneError from None
                         if heartbeat is not None:
                             heartbeat.since = heartbeat.now()
-                    else:  # a flood of dropped comments must not block other tasks
+                    else:  # many dropped comments must not block other tasks
                         await asyncio.sleep(0)
                 last = relay.end()
             except WattfareError as error:
                 last = relay.broken(error.message.rstrip("."))
             if heartbeat is not None:
                 await heartbeat.stop()
-            await self._tell({"type": "http.response.body", "body": last, "more_body": False})
+            await self._try_send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             if heartbeat is not None:
                 heartbeat.close()
@@ -351,29 +353,29 @@ class _Exchange:
 
         async def send() -> None:
             comment = relay.heartbeat()
-            await self._tell({"type": "http.response.body", "body": comment, "more_body": True})
+            await self._try_send({"type": "http.response.body", "body": comment, "more_body": True})
 
         return Heartbeat(self._heartbeats.get(), send)
 
-    async def _tell(self, message: Message) -> None:
+    async def _try_send(self, message: Message) -> None:
         try:
             await self._send(message)
-        except OSError:  # the specification's error for a client that has left
+        except OSError:  # by the specification, the client has left
             raise ClientGoneError from None
 
 
 class _Stream:
-    """A streamed answer, for a framework that reads it piece by piece. Closing it, or cancelling
-    the task that waits for a piece, closes the call to the service."""
+    """A streamed answer, for a framework that reads it piece by piece. To stop the call to the
+    service, close the stream or cancel the task that waits for a piece."""
 
     def __init__(
-        self, relay: Relay, silence: float | None, finish: Callable[[Record], Awaitable[None]]
+        self, relay: Relay, idle_limit: float | None, finish: Callable[[Record], Awaitable[None]]
     ) -> None:
         self._closed = False
         self._relay = relay
         self._finish = finish
         self._loop = asyncio.get_running_loop()
-        self._silence = silence
+        self._idle_limit = idle_limit
         self._reading: asyncio.Task[bytes] | None = None
         self._ended = False
 
@@ -397,7 +399,7 @@ class _Stream:
             while chunk := await self._read():
                 if passed := relay.feed(chunk):
                     return passed
-                await asyncio.sleep(0)  # a flood of comments must not block other tasks
+                await asyncio.sleep(0)  # many comments must not block other tasks
             if chunk is None:
                 return relay.heartbeat()
             last = relay.end()
@@ -407,13 +409,13 @@ class _Stream:
         return last
 
     async def _read(self) -> bytes | None:
-        """The next piece; None if a heartbeat is due."""
-        if self._silence is None:
+        """Read the next piece. None if a heartbeat is due."""
+        if self._idle_limit is None:
             return await self._relay.answer.read_some()
         reading = self._reading
         if reading is None:
             reading = self._reading = asyncio.ensure_future(self._relay.answer.read_some())
-        await asyncio.wait((reading,), timeout=self._silence)
+        await asyncio.wait((reading,), timeout=self._idle_limit)
         if not reading.done():
             return None
         self._reading = None
@@ -436,11 +438,11 @@ class _Stream:
             relay.record.release()
 
     def __del__(self) -> None:
-        # A framework that fails later may drop the answer without closing it.
+        # If the framework fails, it may drop the answer without closing it.
         if self._closed:
             return
         self._relay.record.release()
-        # It may be dropped in another thread.
+        # This may run in another thread than the event loop's.
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(_close_soon, self._loop, self)
 
@@ -451,13 +453,13 @@ def _close_soon(loop: asyncio.AbstractEventLoop, stream: _Stream) -> None:
     task.add_done_callback(_CLOSING.discard)
 
 
-#: Keeps tasks alive, because an event loop does not.
+#: References to running tasks, because an event loop does not keep them alive.
 _CLOSING: set[asyncio.Task[None]] = set()
 
 
 def _has_route(scope: Scope, start: Message) -> bool:
-    """True if this 404 or 405 comes from a route of the app."""
-    if "router" in scope:  # Starlette, which tells the endpoint; a mounted app is not a route
+    """True if this 404 or 405 comes from a route of the app, and not from its router."""
+    if "router" in scope:  # Starlette's: only a route sets `endpoint` to a non-app
         endpoint = scope.get("endpoint")
         return isroutine(endpoint) or isclass(endpoint) or isinstance(endpoint, partial)
     if start["status"] == 405:  # a route for another method
@@ -467,13 +469,13 @@ def _has_route(scope: Scope, start: Message) -> bool:
 
 
 def _start(status: int, headers: dict[str, str]) -> Message:
-    fields = [(name.encode(), value.encode()) for name, value in headers.items()]  # all are ASCII
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]  # all ASCII
     return {"type": "http.response.start", "status": status, "headers": fields}
 
 
 def below_mount(path: str, root_path: str) -> str:
-    """The path relative to the mount point. Servers that follow the ASGI specification include
-    ``root_path`` in ``path``. Others do not."""
+    """The path, relative to the point where the app is mounted. Servers that follow the ASGI
+    specification include ``root_path`` in ``path``. Other servers do not."""
     if path.startswith(root_path):
         rest = path[len(root_path) :]
         if rest.startswith("/") or not rest:
@@ -482,12 +484,13 @@ def below_mount(path: str, root_path: str) -> str:
 
 
 def request_from_scope(scope: Scope, path: str | None = None) -> Request:
-    """The neutral request of a scope. ``path``: relative to the mount point, if known."""
+    """The :class:`wattfare_mw.Request` of a scope. ``path``: the path relative to the mount point,
+    if known."""
     if path is None:
         path = below_mount(scope["path"], scope.get("root_path", ""))
     client = scope.get("client")
     return Request(
-        scope.get("method", "GET"),  # a websocket has none, and starts with a GET
+        scope.get("method", "GET"),  # a websocket has no method, and starts with a GET
         path,
         Headers.of_scope(scope["headers"]),
         query_string=scope.get("query_string", b"").decode("latin-1"),

@@ -23,16 +23,16 @@ from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH,
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An answer to a request to one of our paths. Frameworks with their own response classes use
-    it.
+    """An answer to a request to one of our paths, for adapters of frameworks with their own
+    responses.
 
     Attributes:
         status: the status code.
-        headers: names in lower case, without duplicates.
+        headers: the headers. Names are in lower case, without duplicates.
         body: the whole body, or an iterator of its pieces. An async middleware returns an async
             iterator.
-        close: call it after the last byte is sent, or if sending fails. A coroutine function if the
-            body is an async iterator. None if there is nothing to close.
+        close: a function to call after the last byte is sent, or if sending fails. It is async if
+            the body is an async iterator. None if there is nothing to close.
     """
 
     status: int
@@ -42,8 +42,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class AsyncAnswer(Answer, frozen=True, gc=False):
-    """An :class:`Answer` of an async middleware. Use it in an ``async with`` block, and send the
-    pieces of ``async for``."""
+    """An :class:`Answer` of an async middleware. Use it in an ``async with`` block, and iterate
+    over it with ``async for`` to get the pieces to send."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,17 +59,17 @@ class AsyncAnswer(Answer, frozen=True, gc=False):
             yield self.body
 
     async def aclose(self) -> None:
-        """Finish the answer, after the last byte is sent or sending has failed."""
+        """Finish the answer. Call this after the last byte is sent, or if sending fails."""
         closing = None if self.close is None else self.close()
         if closing is not None:
             await closing
 
 
 class Middleware:
-    """The base of both kinds of middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
+    """The base of the ASGI and the WSGI middleware. See :class:`wattfare_mw.WattfareMiddleware`."""
 
-    # The attribute that each request needs has a slot: in a class with `__getattr__`, access to
-    # `__dict__` is slow.
+    # The attribute that each request needs has a slot, because access to `__dict__` is slow in a
+    # class with `__getattr__`.
     __slots__ = ("__dict__", "__weakref__", "_app_and_paths")
 
     def __init__(
@@ -102,7 +102,7 @@ class Middleware:
         self.has_current_user = current_user
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)
-        # The handles of `user()` are used inside a request, too.
+        # The handles that `user()` returns are also used inside a request.
         self._client = in_request(own)
         self._runner = runner_of(self._client)
         self._gate = Gate(
@@ -128,8 +128,8 @@ class Middleware:
         self._use_paths(self._routes, self._gate.base)
         self._show_interface()
 
-    # The attributes of the app can still be used: `app.dependency_overrides = …`. Names with an
-    # underscore are never passed on, because copy, pickle and servers look for them.
+    # The middleware passes on the attributes of the app, as in `app.dependency_overrides = …`. It
+    # does not pass on names with an underscore, because copy, pickle and servers look for them.
 
     def __getattr__(self, name: str) -> Any:
         app = None if name.startswith("_") else self.__dict__.get("app")
@@ -140,8 +140,9 @@ class Middleware:
         return getattr(app, name)
 
     def _use_paths(self, paths: dict[str, Any], base: str | None) -> None:
-        """Look for these paths in each request, and for paths below ``base``."""
-        # One tuple, so that a request looks it up once. No path starts with NUL.
+        """Answer these paths, and paths below ``base``."""
+        # One tuple has all three, so that a request needs one attribute lookup. Without a base, NUL
+        # is used, because no path starts with it.
         called = self.around(self.app)
         self._app_and_paths = called, paths, "\0" if base is None else f"{base}/"
 
@@ -156,7 +157,8 @@ class Middleware:
     def __delattr__(self, name: str) -> None:
         if self._is_the_app_s(name):
             delattr(self.app, name)
-            # If it is set again, as by unittest's `patch.object`, it still belongs to the app.
+            # If the attribute is set again, as by unittest's `patch.object`, it must be set on the
+            # app.
             self.__dict__.setdefault("_deleted", set()).add(name)
         else:
             object.__delattr__(self, name)
@@ -168,8 +170,8 @@ class Middleware:
         ) and (hasattr(self.app, name) or name in own.get("_deleted", ()))
 
     def around(self, app: Any) -> Any:
-        """The app, wrapped so that it has a current user if the option is set. Adapters that do not
-        wrap the app use it."""
+        """Wrap the app, so that its requests have a current user. Without the option
+        ``current_user``, return the app unchanged. For adapters that do not wrap the app."""
         if self.has_current_user and app is not None:
             return self._with_current_user(app)
         return app
@@ -179,10 +181,11 @@ class Middleware:
         return self._app_and_paths[0]
 
     def current_request(self, request: Request | Callable[[], Request]) -> CurrentRequest:
-        """A request whose user is the current user. Frameworks with their own requests use it.
+        """Create a request whose user can be the current user. For frameworks with their own
+        requests.
 
         Args:
-            request: the same as for ``user_of()``, or a function that creates it when it is needed.
+            request: the argument of ``user_of()``, or a function that returns it when it is needed.
         """
         raise NotImplementedError  # pragma: no cover
 
@@ -212,16 +215,18 @@ class Middleware:
 
     def keep_context(self) -> None:
         """Save a copy of the current context. If the code that first needs the user runs in another
-        context, ``resolve_user`` is called in this copy: see ``context_of``. Adapters call this.
+        context, ``resolve_user`` is called in this copy. See ``context_of``. Adapters call this
+        method.
         """
         request = CurrentRequest.of(self._driver)
         if request is not None:
             request.context = copy_context()
 
     def context_of(self, request: CurrentRequest) -> Context | None:
-        """The context to call ``resolve_user`` in, under WSGI. None is the present one.
+        """The context in which to call ``resolve_user`` under WSGI. None for the current context.
 
-        An adapter can override this, if its framework's variables may be set here already.
+        An adapter can override this method, if the framework's variables may also be set in the
+        current context.
         """
         return request.context
 
@@ -232,33 +237,36 @@ class Middleware:
 
     @property
     def named_paths(self) -> dict[str, str | None]:
-        """The paths by the names of their options. ``models_path`` is the list of models."""
+        """The paths by the names of their options. ``models_path`` is the path of the list of
+        models."""
         return self._gate.named_paths
 
     def answers_unrouted(self, path: str) -> bool:
-        """True if we answer this path when the app has no route for it: a path below the base of an
-        OpenAI client, such as one model, or a path that is not served."""
+        """True if we answer this path when the app has no route for it. This is a path below the
+        base URL of an OpenAI client: one model, or an unsupported path of OpenAI's API."""
         return self._gate.below(path) is not None
 
     @property
     def openai_base(self) -> str | None:
-        """The path of an OpenAI client's base URL; None if ``inference_path`` has none."""
+        """The path of an OpenAI client's base URL. None if ``inference_path`` does not end with
+        ``/chat/completions``."""
         return self._gate.base
 
     # The class of the client that this kind of middleware uses.
     _client_kind: Any
     let_through: LetThrough = ()
-    """The exceptions of the app's functions that the framework answers itself."""
+    """The exceptions of the app's functions that the framework converts to responses itself."""
 
     current_request_class: type[CurrentRequest] = CurrentRequest
     """The class that :meth:`current_request` returns. An adapter can set a subclass."""
 
     find_app_cors: FindAppCors | None = None
-    """Returns what the app's own CORS middleware allows. None if the framework has no such
-    middleware."""
+    """A function that returns what the app's own CORS middleware allows. None if the framework has
+    no CORS middleware."""
 
     def _show_interface(self) -> None:
-        """A hook for a class whose ``__call__`` does not show whether it is ASGI or WSGI."""
+        """A hook for subclasses. Override it if ``__call__`` does not show whether the middleware
+        is ASGI or WSGI."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError  # pragma: no cover

@@ -1,5 +1,5 @@
 """The files that the middleware serves to browsers: ``wattfare.js``, and the page to which the
-service sends a browser back."""
+service returns a browser after an approval."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import msgspec
 from .. import browser
 from ..web import Response
 
-#: The name of the page next to the module. ``wattfare.js`` looks for it there.
+#: The name of this page. ``wattfare.js`` expects it in its own folder.
 RETURN_PAGE = "wattfare-return"
 #: How long a browser may cache a file, in seconds.
 CACHE_SECONDS = 300
 
 
 class ClientFile(msgspec.Struct, frozen=True):
-    """A file, with the headers of its response."""
+    """A file and the headers of its response."""
 
     body: bytes
     headers: dict[str, str]
 
     def response(self, if_none_match: str | None) -> Response:
-        """The file, or a 304 if the browser has it already."""
+        """The response with the file, or a 304 if the browser already has the file."""
         known = if_none_match or ""
         if known.strip() == "*" or self.headers["etag"] in known:
             return Response(304, dict(self.headers), b"")
@@ -35,7 +35,7 @@ def at(client_path: str | None) -> dict[str, ClientFile]:
     """The files by their paths.
 
     Args:
-        client_path: the path of ``wattfare.js``; None for no files.
+        client_path: the path of ``wattfare.js``. None serves no files.
 
     Raises:
         ValueError: the path does not end in ``.js``.
@@ -52,7 +52,7 @@ def at(client_path: str | None) -> dict[str, ClientFile]:
 
 
 def _return_page(name: str) -> bytes:
-    # The name comes from the app's configuration, and is quoted as a part of a URL.
+    # The app chooses the name of the module, so quote it as a part of a URL.
     return browser.read("return.html").replace(b"wattfare.js", quote(name).encode())
 
 

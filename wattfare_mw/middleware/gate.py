@@ -1,5 +1,5 @@
-"""All decisions of the middleware, without I/O. The flows here yield commands. :mod:`.asgi` and
-:mod:`.wsgi` carry them out."""
+"""All decisions of the middleware, without I/O. The flows in this module yield commands, and
+:mod:`.asgi` and :mod:`.wsgi` carry them out."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from .options import OnUsage
 from .relay import Record, Relay
 
 _COMPLETIONS = "/chat/completions"
-#: The memory for large bodies of calls with a grant, in bytes. Anyone can send such a call, so its
-#: body does not use the memory for users' bodies. One address may use ``MAX_PAYER_BYTES``.
+#: The memory for large bodies of calls with a grant, in bytes. Anyone can send such a call, so
+#: these bodies do not use the memory for users' bodies. One address may use ``MAX_PAYER_BYTES``.
 MAX_GRANT_BYTES = 2 * MAX_PAYER_BYTES
 #: How long the list of models is cached, in seconds. All users of the app get the same list.
-#: Without the cache, one user could use up the app's rate limit.
+#: Without this cache, one user could use up the app's rate limit.
 LISTING_SECONDS = 10.0
-#: Media types in their usual spelling.
+#: Media types in their usual spelling, which need no parsing.
 _OFTEN = frozenset({"application/json", sse.CONTENT_TYPE})
 
 #: The largest value of the option ``heartbeat``, in seconds.
@@ -50,10 +50,10 @@ Route = Callable[[Request, Record], Flow[Any]]
 
 
 class ReadBody(msgspec.Struct, frozen=True, gc=False):
-    """A command: read the request's body, up to this limit. The result is the bytes.
+    """A command: read the request's body, up to this limit. The result is the body as bytes.
 
-    The driver raises :func:`~wattfare_mw.receiving.too_large` if there is more, and
-    :func:`cut_short` if there is less than announced.
+    The driver raises :func:`~wattfare_mw.receiving.too_large` if the body is larger, and
+    :func:`cut_short` if it is shorter than announced.
     """
 
     limit: int
@@ -61,10 +61,10 @@ class ReadBody(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gate:
-    """The paths of the middleware, and how to answer them.
+    """Answers the paths of the middleware.
 
     Raises:
-        TypeError, ValueError: an option is invalid. The message says which, and why.
+        TypeError, ValueError: an option is invalid. The message names it and says why.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class Gate:
         if max_calls_per_user is not None and (
             type(max_calls_per_user) is not int or max_calls_per_user < 1
         ):
-            raise ValueError("max_calls_per_user must be 1 or more calls, or None")
+            raise ValueError("max_calls_per_user must be a number of calls of at least 1, or None")
         if not callable(request_limit):
-            # Check it now, so that an invalid limit is reported when the app starts.
+            # Check the limit now, so that an invalid one is reported when the app starts.
             try:
                 calls.session_request(request_limit)
             except WattfareError as error:
@@ -129,23 +129,22 @@ class Gate:
         if max_calls_per_user is not None:
             self._calls_at_once = CallsAtOnce(
                 max_calls_per_user,
-                f"At most {max_calls_per_user:,} calls at once for one user or grant: wait until"
-                " one ends.",
+                f"A user or a grant may have at most {max_calls_per_user:,} running calls. Wait"
+                " until one ends.",
             )
         self._on_usage = None if on_usage is None else AppFunction(on_usage)
-        #: How long a stream may be silent before it gets a comment, in seconds; None for no
-        #: comments.
+        #: After how many seconds without an event a stream gets a comment; None for no comments.
         self.heartbeat = heartbeat
         self._let_through = let_through
         models_path = None if inference_path is None else _beside(inference_path)
-        #: The paths that are switched on, by the names of their options.
+        #: The enabled paths, by the names of their options.
         self.named_paths = {
             "token_path": token_path,
             "inference_path": inference_path,
             "status_path": status_path,
             "models_path": models_path,
         }
-        #: For each of our paths: its methods, and its flow.
+        #: The methods and the flow of each of our paths.
         self.routes: dict[str, tuple[tuple[str, ...], Route]] = {}
         for path, methods, route in (
             (token_path, ("POST",), self._token),
@@ -160,17 +159,21 @@ class Gate:
             if path is None:
                 continue
             if not path.startswith("/") or path in self.routes:
-                raise ValueError(f"{path!r}: a path must start with '/', and the paths must differ")
+                raise ValueError(
+                    f"{path!r} is invalid: each path must start with '/', and two"
+                    " paths must not be equal"
+                )
             self.routes[path] = (methods, route)
-        #: The path of an OpenAI client's base URL; None if ``inference_path`` does not allow one.
+        #: The path of an OpenAI client's base URL. None if ``inference_path`` does not end with
+        #: ``/chat/completions``.
         self.base: str | None = None
         if inference_path is not None and inference_path.endswith(_COMPLETIONS):
             self.base = inference_path.removesuffix(_COMPLETIONS)
 
     def below(self, path: str) -> tuple[tuple[str, ...], Route] | None:
-        """The methods and the flow for a path below the base URL of an OpenAI client, if the app
-        has no route for it. The flow answers with one model, or with a 404 that says what to use
-        instead."""
+        """The methods and the flow for a path below the base URL of an OpenAI client. The driver
+        uses them if the app has no route for the path. The flow answers with one model, or with a
+        404 that says what to use instead."""
         if self.base is None or not path.startswith(f"{self.base}/"):
             return None
         tail = path[len(self.base) + 1 :]
@@ -190,9 +193,10 @@ class Gate:
         """Answer a request to one of our paths. Raises only exceptions in ``let_through``.
 
         Args:
-            record: filled in here. If its :attr:`~.relay.Record.begun` is true at the end, the
-                driver runs :meth:`finished` on it. If it has a ``slot``, the driver releases it
-                after the last byte of the answer is sent, or if sending fails.
+            record: this method fills it. If its :attr:`~.relay.Record.begun` is True at the end of
+                the answer, the driver must run :meth:`finished`. If the record has a ``slot``, the
+                driver must release it after the last byte of the answer is sent, or if sending
+                fails.
         """
         found = self.routes.get(request.path) or self.below(request.path)
         assert found is not None
@@ -215,10 +219,10 @@ class Gate:
         return reply
 
     def identify(self, request: Request) -> Flow[str]:
-        """The id of the user who makes a request to any path of the app.
+        """Find the user who makes a request to any path of the app. Returns the user's id.
 
         Raises:
-            WattfareAuthError: the visitor is not signed in.
+            WattfareAuthError: no user is signed in.
         """
         return identify(request, self._resolve_user)
 
@@ -231,7 +235,7 @@ class Gate:
         if logger.isEnabledFor(logging.INFO):
             reported = record.reported
             logger.info(
-                # The browser chose the model's name, so it is escaped.
+                # The client chooses the model's name, so it is escaped.
                 "inference request_id=%s user=%r model=%r status=%s outcome=%s tokens=%s"
                 " cost_usd=%s",
                 record.request_id,
@@ -257,14 +261,18 @@ class Gate:
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
             refuse_other_methods(request, *methods)
         if not self._origins.allow(request):
-            raise invalid_request("This origin is not one of the app's allowed_origins.", 403)
+            raise invalid_request(
+                "This origin may not call this path. To allow it, add it to the"
+                " app's allowed_origins.",
+                403,
+            )
         asked = request.headers.get("access-control-request-headers", "")
         return Response(
             204,
             {
                 "access-control-allow-methods": ", ".join(methods),
-                # Any header: the origin is trusted, and headers to the service have an allow-list
-                # anyway.
+                # Allow any header: the origin is trusted, and an allow-list limits the headers to
+                # the service.
                 "access-control-allow-headers": asked if forwarding.is_plain(asked) else "",
                 "access-control-max-age": "600",
             },
@@ -296,21 +304,21 @@ class Gate:
         else:
             entry = yield InThread(find_entry, (listing, name))
         if entry is None:
-            raise invalid_request(f"There is no model {name[:256]!r} here.", 404)
+            raise invalid_request(f"There is no model {name[:256]!r} in this app.", 404)
         return json_response(200, entry)
 
     def _models_for(self, request: Request) -> Flow[bytes]:
         self._origins.refuse_readers(request)
-        if not self._allow_grants:  # with grants, an app may have no users at all
+        if not self._allow_grants:  # with grants, an app may work without users
             yield from self.identify(request)
         until, listing = self._listing
         if time.monotonic() >= until:
-            told = yield from self.caller.fetch(calls.models())
+            received = yield from self.caller.fetch(calls.models())
             try:
-                if len(told) <= LARGE_BODY:
-                    listing = self._models.filter(told)
+                if len(received) <= LARGE_BODY:
+                    listing = self._models.filter(received)
                 else:
-                    listing = yield InThread(self._models.filter, (told,))
+                    listing = yield InThread(self._models.filter, (received,))
             except (msgspec.MsgspecError, RecursionError) as error:
                 raise not_the_protocol(200, "a list of models", error) from None
             self._listing = (time.monotonic() + LISTING_SECONDS, listing)
@@ -324,7 +332,7 @@ class Gate:
         if grant is not None:
             # Only the grant pays, even if a user is signed in.
             payer = self._grant_payer(grant)
-            # A client can invent any number of grants, but not addresses.
+            # A client can invent any number of grants, but not addresses, so count by address.
             memory, sender = self._grant_bodies, request.client
         else:
             record.user = user_id_of((yield CallFunction(self._resolve_user, (request,))))
@@ -377,7 +385,7 @@ class Gate:
         content = yield calls.Read(answer)
         if kind != "application/json":
             raise not_the_protocol(answer.status, "JSON or an event stream")
-        if not encoded:  # a compressed answer was not asked for, and its usage is not read
+        if not encoded:  # the usage in a compressed answer cannot be read
             try:
                 record.set_usage(usage_in(content))
             except msgspec.MsgspecError as error:
@@ -400,18 +408,19 @@ def _serve_file(file: client_files.ClientFile) -> Route:
 
 
 def cut_short() -> WattfareError:
-    """The error for an incomplete body: the client has left."""
-    return invalid_request("The body ended too early.")
+    """The error for an incomplete body, after which the client has left."""
+    return invalid_request("The body is incomplete.")
 
 
 def is_json(content_type: str) -> bool:
-    """True if this is the media type of an API's own 404. A framework's own 404 is text or HTML."""
+    """True if this media type is JSON. A 404 in JSON comes from an API of the app. A framework's
+    own 404 is text or HTML."""
     kind = _media_type(content_type)
     return kind == "application/json" or kind.endswith("+json")
 
 
 def _refuse_other_types(headers: Mapping[str, str]) -> None:
-    # A page of another site can send a form or plain text without a preflight.
+    # A page of another site can send a form or plain text without a CORS preflight.
     if _media_type(headers.get("content-type")) != "application/json":
         raise invalid_request("The body must be application/json.", 415)
 
@@ -423,7 +432,8 @@ def _media_type(content_type: str | None) -> str:
 
 
 def _beside(inference_path: str) -> str:
-    """The path of the list of models, for an OpenAI client that calls this path."""
+    """The path of the list of models. It is where an OpenAI client that calls ``inference_path``
+    expects it."""
     if inference_path.endswith(_COMPLETIONS):
         return inference_path.removesuffix(_COMPLETIONS) + "/models"
     return inference_path.rpartition("/")[0] + "/models"

@@ -12,16 +12,16 @@ from .base import Middleware
 
 Interface = Literal["asgi", "wsgi"]
 
-#: WSGI-only libraries, whose callables may take any arguments.
+#: Libraries that only support WSGI. Their callables may accept any arguments.
 _WSGI_LIBRARIES = frozenset({"paste", "webob", "werkzeug", "wsgiref"})
-#: Attributes with the inner app of a callable that takes any arguments.
+#: The attributes that may have the wrapped app, if a callable accepts any arguments.
 _INNER_APPS = ("__wrapped__", "app", "application", "wsgi_app", "asgi_app", "server")
-#: How many of them may be nested.
+#: The maximum number of nested wrappers.
 _MAX_DEPTH = 16
 
 
 def interface_of(app: Any) -> Interface:
-    """The interface of an app.
+    """Detect the interface of an app.
 
     Raises:
         TypeError: it cannot be detected.
@@ -30,7 +30,7 @@ def interface_of(app: Any) -> Interface:
     if kind is not None:
         return kind
     if inspect.isclass(_unwrapped(app)) or not callable(app):
-        raise TypeError(f"{app!r} is not an app but a {type(app).__name__}: pass the app itself")
+        raise TypeError(f"{app!r} is a {type(app).__name__}, not an app: pass the app itself")
     raise TypeError(
         f"cannot detect whether {app!r} is an ASGI or a WSGI app: pass interface='asgi' or"
         " interface='wsgi'"
@@ -38,8 +38,8 @@ def interface_of(app: Any) -> Interface:
 
 
 def single_callable(app: Any) -> Any:
-    """An ASGI 3 app. An ASGI 2 app, which is called twice, is converted."""
-    compatibility: Any = asgiref.compatibility  # which has no types
+    """Return an ASGI 3 app. An ASGI 2 app, which is called twice, is converted."""
+    compatibility: Any = asgiref.compatibility  # the module has no types
     return compatibility.double_to_single_callable(app) if _is_asgi_2(app) else app
 
 
@@ -59,7 +59,7 @@ def _interface_of(app: Any, depth: int) -> Interface | None:
         return "wsgi" if takes_two else "asgi"
     if _is_asgi_2(app) and [*inspect.signature(app).parameters] == ["scope"]:
         return "asgi"
-    # It takes any arguments, or Python cannot inspect them.
+    # The callable accepts any arguments, or Python cannot inspect them.
     if takes_two or not _has_signature(app):
         return _of_library(function) or _of_inner_app(function, depth)
     return None
@@ -72,7 +72,7 @@ def _unwrapped(app: Any) -> Any:
 
 
 def _interface_of_class(app: Any, cls: type[Any]) -> Interface | None:
-    """The interface of an app that is a class, with one object for each request."""
+    """The interface of an app that is a class. A server creates an object for each request."""
     if hasattr(cls, "__await__") and _takes(app, 3):
         return "asgi"
     if hasattr(cls, "__iter__") and _takes(app, 2):
@@ -81,7 +81,8 @@ def _interface_of_class(app: Any, cls: type[Any]) -> Interface | None:
 
 
 def _is_asgi_2(app: Any) -> bool:
-    """True if it is called with the scope, and its result with ``receive`` and ``send``."""
+    """True for an ASGI 2 app. It is called with the scope, and its result is called with
+    ``receive`` and ``send``."""
     function = _unwrapped(app)
     if isinstance(function, Middleware) or not callable(function):
         return False

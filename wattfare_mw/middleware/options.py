@@ -23,12 +23,12 @@ HEARTBEAT_SECONDS = 15.0
 
 
 OnUsage = Callable[[str | None, str | None, TokenUsage | None, Decimal | None], object]
-"""The type of ``on_usage``: it gets the user's id, the model, its usage and its cost in USD. It may
-be async."""
+"""The type of ``on_usage``. The function gets the user's id, the model, the usage and the cost in
+USD. It may be async."""
 
 
 class Options(TypedDict, total=False):
-    """The options of :class:`WattfareMiddleware`, for code that passes them on."""
+    """The types of :class:`WattfareMiddleware`'s options, for code that passes options on."""
 
     resolve_user: Required[ResolveUser]
     client: NotRequired[Wattfare | AsyncWattfare | None]
@@ -54,7 +54,7 @@ def check_options(options: Iterable[str]) -> None:
     """Check the names of options.
 
     Raises:
-        TypeError: an option does not exist. The message names the nearest one.
+        TypeError: an option does not exist. The message suggests a similar name.
     """
     for name in options:
         if name not in Options.__annotations__:
@@ -65,28 +65,29 @@ def unknown_option(owner: str, name: object, known: Iterable[str]) -> str:
     """The message for an option that does not exist.
 
     Args:
-        owner: what has the options. name: as the app gives it. known: the names of all options.
+        owner: the name of the class or setting. name: the name that the app has used. known: the
+            names of all options.
     """
     names = {option.lower(): option for option in known}
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
     if near:
         advice = f"Did you mean {names[near[0]]}?"
     else:
-        advice = f"It takes {', '.join(sorted(names.values()))}."
+        advice = f"The options are {', '.join(sorted(names.values()))}."
     return f"{owner} has no option {name!r}. {advice}"
 
 
 def adapt_options(options: Options, convert: Callable[[Request], Any]) -> Options:
-    """The options of an adapter, in which the app's functions get the framework's own request. Also
-    hides the secret key in the given options.
+    """Wrap the functions in an adapter's options, so that they get the framework's own request.
+    This also hides the secret key in the given options.
 
     Args:
-        options: as the app gives them.
+        options: the app's options.
         convert: returns the framework's request for a :class:`wattfare_mw.Request`.
     """
     hide_secret_key(options)
     changed = options.copy()
-    # A missing option stays missing, and the middleware reports it.
+    # If the option is missing, the middleware reports it.
     if "resolve_user" in options:
         changed["resolve_user"] = adapt_function(options["resolve_user"], convert)
     if "request_limit" in options:

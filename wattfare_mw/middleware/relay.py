@@ -1,5 +1,4 @@
-"""Relays a stream event by event: what the client gets, and what the stream reports about its cost.
-No I/O."""
+"""Relays a stream to the client event by event, and reads the usage and the cost in it. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from ..types import decode
 
 logger = get_logger("wattfare_mw")
 
-#: The least time between two comments that are passed on, in seconds.
+#: The minimum time between two comments that are passed on, in seconds.
 COMMENT_SECONDS = 10.0
 
 Outcome = Literal["complete", "broken", "gone", "refused"]
@@ -27,13 +26,14 @@ _NOTHING = Metering()
 
 
 class Record(msgspec.Struct, gc=False):
-    """The facts about one inference call, for the log and for ``on_usage``.
+    """The record of one inference call, for the log and for ``on_usage``.
 
     Attributes:
-        begun: True from when the user's money may be spent.
-        outcome: ``gone`` while it runs, and finally if its client has left; ``refused`` if it did
-            not take place, so nothing can have been billed.
-        slot: counts the call, if calls at once are limited.
+        begun: True once the call may cost money.
+        outcome: the outcome of the call. It is ``gone`` while the call runs, and stays ``gone`` if
+            the client leaves. It is ``refused`` if the call did not take place, so nothing was
+            billed.
+        slot: the call's slot, if concurrent calls are limited.
     """
 
     request_id: str = ""
@@ -46,19 +46,19 @@ class Record(msgspec.Struct, gc=False):
     _reported: bytes | Metering = _NOTHING
 
     def release(self) -> None:
-        """Stop counting the call. A second time changes nothing."""
+        """Release the slot. Further calls of this method do nothing."""
         if self.slot is not None:
             self.slot.release()
 
     def failed(self, error: WattfareError) -> None:
-        """Record a failure before anything was passed on."""
-        refused = 400 <= error.status < 500  # a 5xx may come from a proxy that timed out
+        """Record a failure that happened before anything was sent to the client."""
+        refused = 400 <= error.status < 500  # after a 5xx of a proxy, the call may still run
         never_sent = isinstance(error, WattfareNetworkError) and not error.sent
         self.status = error.http_status
         self.outcome = "refused" if refused or never_sent else "broken"
 
     def set_usage(self, usage: bytes) -> None:
-        """Record the usage in a whole answer, unparsed."""
+        """Record the usage in a whole answer. It is parsed only if it is needed."""
         self._reported = usage
 
     def add_usage(self, reported: Metering) -> None:
@@ -71,7 +71,7 @@ class Record(msgspec.Struct, gc=False):
 
     @property
     def reported(self) -> Metering:
-        """The usage and the cost that the answer reported."""
+        """The usage and the cost that the answer has reported."""
         if not isinstance(self._reported, Metering):
             self._reported = read_usage(self._reported)
         return self._reported
@@ -81,12 +81,14 @@ class Relay:
     """A streamed answer that is being relayed.
 
     Args:
-        answer: the service's answer, whose body is not read yet.
-        headers: to answer with.
-        record: updated with what the stream reports.
+        answer: the service's answer with an unread body.
+        headers: the headers for the client.
+        record: the record of the call, which this class updates.
         read_usage: True to read the usage.
-        hide_usage: True to remove the event with the usage, which only we asked for.
-        comments: True to pass on the service's comments (a few at most).
+        hide_usage: True to remove the event with the usage, because only the middleware asked for
+            it.
+        comments: True to pass on the service's comments, but at most one per
+            :data:`COMMENT_SECONDS`.
     """
 
     def __init__(
@@ -110,10 +112,10 @@ class Relay:
         self._ended = False
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes to pass on after this chunk.
+        """Add a chunk. Returns the bytes to send to the client.
 
         Raises:
-            WattfareError: ``upstream``; this is not an event stream.
+            WattfareError: ``upstream``; the body is not an event stream.
         """
         try:
             block = self._splitter.feed(data)
@@ -132,8 +134,8 @@ class Relay:
             if sse.may_hold_comments(block):
                 block = self._without_comments(block)
             may_end = block.find(_DONE) >= 0 or block.find(_ERROR) >= 0
-        # Only events that may report something are parsed. (`in` takes twice as long, because it
-        # first checks for a number.)
+        # Parse only events that may report usage. (`in` would take twice as long as `find`, because
+        # it first checks for a number.)
         if self._read_usage and block.find(_USAGE) >= 0:
             block = self._without_usage(block)
         if may_end:
@@ -141,7 +143,7 @@ class Relay:
         return block
 
     def end(self) -> bytes:
-        """The bytes to pass on at the end of the body."""
+        """Handle the end of the body. Returns the bytes to send to the client."""
         if not self._ended and self._splitter.rest:
             # A server may leave out the empty line after the last event.
             last = self._splitter.rest + b"\n\n"
@@ -153,14 +155,15 @@ class Relay:
         return self.broken("it is incomplete")
 
     def broken(self, why: str) -> bytes:
-        """The bytes to pass on after the stream broke. An incomplete event is dropped."""
+        """Handle a broken stream. Returns the bytes to send to the client, without the incomplete
+        event."""
         if self._ended:
             return b""
         self._ended = True
         self.record.outcome = "broken"
         logger.warning("A stream broke off: %s. request_id=%s", why, self.record.request_id)
         return sse.write_error(
-            WattfareError(f"The answer's stream broke off: {why}.", code="upstream", status=502)
+            WattfareError(f"The stream broke off: {why}.", code="upstream", status=502)
         )
 
     def heartbeat(self) -> bytes:

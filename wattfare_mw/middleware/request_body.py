@@ -1,4 +1,4 @@
-"""Reads the few fields of an inference body that the middleware needs, and checks the models."""
+"""Reads the fields of an inference body that the middleware needs, and checks the models."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ ModelName = Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARACTERS)]
 
 Json = dict[str, Any]
 
-#: The types of tools that the app itself runs.
+#: The types of tools that the app runs, and not the provider.
 _OWN_TOOLS = ("function", "custom")
 _NOTHING = msgspec.Raw(b"null")
-#: OpenRouter's saved settings, after a model's name or instead of it. They can name any model.
+#: The prefix of OpenRouter's saved settings, which can name any model. It occurs after a model's
+#: name or instead of it.
 _PRESET = "@preset/"
 
 
@@ -34,7 +35,7 @@ class Asked(msgspec.Struct):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     usage: msgspec.Raw = _NOTHING
-    # These can name models, too. They are decoded for an app that does not allow all models.
+    # These fields can name models, too. They are decoded only if the app does not allow all models.
     preset: msgspec.Raw = _NOTHING
     plugins: msgspec.Raw = _NOTHING
     tools: msgspec.Raw = _NOTHING
@@ -43,19 +44,20 @@ class Asked(msgspec.Struct):
     safety_model: msgspec.Raw = _NOTHING
 
     def models_elsewhere(self) -> Iterator[str]:
-        """The models that plugins, the provider's own tools and similar fields may run."""
+        """The names of models in plugins, the provider's own tools and similar fields."""
         for field in (self.plugins, self.compound_custom, self.moderation):
             yield from _models_in(_value(field))
         yield from _texts(_value(self.safety_model))
         tools = _value(self.tools)
         for tool in cast("list[Any]", tools) if isinstance(tools, list) else []:
-            # A function of the app may have any schema, and runs in the app.
+            # A function that the app runs may have any schema, so its schema is not searched.
             if not isinstance(tool, dict) or cast("Json", tool).get("type") not in _OWN_TOOLS:
                 yield from _models_in(tool)
 
     @property
     def includes_usage(self) -> bool:
-        """True if it asks for the usage of its stream, as OpenAI's or OpenRouter's clients do."""
+        """True if the request asks for the usage of its stream, in the way of OpenAI's or
+        OpenRouter's clients."""
         if (self.stream_options or {}).get("include_usage"):
             return True
         try:
@@ -72,8 +74,8 @@ class Upload(msgspec.Struct, frozen=True, gc=False):
     """An inference body for the service.
 
     Attributes:
-        model: the one it names.
-        hide_usage: True if the body asks for the usage of its stream, and the browser did not.
+        model: the requested model.
+        hide_usage: True if the middleware has added the request for the stream's usage.
     """
 
     body: bytes
@@ -82,11 +84,11 @@ class Upload(msgspec.Struct, frozen=True, gc=False):
 
 
 def read(body: bytes, models: Models, want_usage: bool = False) -> Upload:
-    """Read and check an inference body. Takes time in proportion to its size.
+    """Read and check an inference body. The time grows linearly with its size.
 
     Args:
         models: the models that the app allows.
-        want_usage: True to ask for the usage of each stream.
+        want_usage: True to ask the service for the usage of each stream.
 
     Raises:
         WattfareError: ``invalid_request``; the body is not a chat completion request, or it
@@ -114,17 +116,17 @@ def read_body(body: bytes) -> Asked:
 
 
 def _with_usage(body: bytes, asked: Asked) -> bytes:
-    """The same request, which also asks for the usage of its stream."""
+    """Add a request for the usage of the stream."""
     fields: dict[str, Any] = decode(dict[str, msgspec.Raw], body)
     fields["stream_options"] = {**(asked.stream_options or {}), "include_usage": True}
     return encode(fields)
 
 
 class Models:
-    """The models that an app allows: ids, and globs such as ``openai/*``. None allows all.
+    """The models that an app allows, as ids and globs such as ``openai/*``. None allows all models.
 
     Raises:
-        TypeError: not a collection of strings.
+        TypeError: the models are not a collection of strings.
     """
 
     def __init__(self, allowed: Iterable[str] | None) -> None:
@@ -143,28 +145,31 @@ class Models:
         if self._pattern is None:
             return True
         if _PRESET in model and not self._presets:
-            return False  # `openai/*` does not allow a preset, which can name another model
+            return False  # `openai/*` must not allow a preset, which can name another model
         return self._pattern.fullmatch(model) is not None
 
     def check(self, body: bytes, asked: Asked) -> None:
-        """Refuse a body that may reach a model that is not allowed, in any field that can name one.
+        """Refuse a body if any of its fields may name a model that is not allowed.
 
         Raises:
-            WattfareError: ``invalid_request``, 403; or 400 for a body that two JSON parsers may
-                read differently.
+            WattfareError: ``invalid_request``, 403, if a model is not allowed; 400, if two JSON
+                parsers may read the body differently.
         """
         if self._pattern is None:
             return
         if _may_name_otherwise(body) and _names_otherwise(body):
             raise invalid_request(
-                "The body names its model twice, or misspells the name of the field."
+                "The field `model` or `models` is repeated or misspelled. Send each of them only"
+                " once."
             )
         named = [] if asked.model is None else [asked.model]
         named += asked.models or []
         if _value(asked.preset):
-            raise invalid_request("This app does not allow a preset: it can name any model.", 403)
+            raise invalid_request(
+                "This app does not allow presets, because they can name any model.", 403
+            )
         if not named:
-            raise invalid_request("The body names no model.")
+            raise invalid_request("The field `model` is missing.")
         for model in named:
             self._check_name(model)
         for model in asked.models_elsewhere():
@@ -175,7 +180,7 @@ class Models:
             raise invalid_request(f"This app does not allow the model {model[:200]!r}.", 403)
 
     def filter(self, listing: bytes) -> bytes:
-        """A list of models, with only the allowed ones.
+        """Remove the models that are not allowed from a list of models.
 
         Raises:
             msgspec.MsgspecError: it is not a list of models.
@@ -194,7 +199,8 @@ def _value(raw: msgspec.Raw) -> Any:
 
 
 def _models_in(value: Any) -> Iterator[str]:
-    """The names of models at any depth: each text under a key that contains "model"."""
+    """The names of models at any depth. Each text under a key that contains "model" counts as
+    one."""
     if isinstance(value, list):
         for item in cast("list[Any]", value):
             yield from _models_in(item)
@@ -219,10 +225,10 @@ class _Listed(msgspec.Struct):
     id: str
 
 
-# JSON parsers differ: if a name occurs twice, they take different values, and some (Go's) take
-# "Model", or a long s, for the same name. So another parser might use a value that was not checked
-# here. A full check is expensive, so a cheap one comes first: if each name occurs at most once, in
-# its own spelling and without escapes, all parsers agree.
+# JSON parsers differ. If a name occurs twice, they use different values. Some, such as Go's, treat
+# "Model", or a name with a long s, as the same name. So another parser might use a value that was
+# not checked here. A full check is expensive, so a cheap check comes first: if each name occurs at
+# most once, in its own spelling and without escapes, all parsers agree.
 _GUARDED = ("model", "models")
 _NAMED = re.compile('"model(?:s|\u017f)?"'.encode(), re.IGNORECASE)
 _AS_NAMED = {b'"model"', b'"models"'}
@@ -240,20 +246,21 @@ def _names_otherwise(body: bytes) -> bool:
     try:
         names = [name for name in _names(body) if name.casefold() in _GUARDED]
     except ValueError:
-        return True  # a name that is not UTF-8: parsers differ
+        return True  # parsers differ for a name that is not UTF-8
     return len(names) > len(set(_GUARDED).intersection(names))
 
 
-# A string (even an unterminated one), a bracket or a comma. Possessive, so nothing is tried twice.
+# A string (even an unterminated one), a bracket or a comma. The quantifiers are possessive, so
+# there is no backtracking.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
-#: The longest spelling of a guarded name, with each letter as an escape.
+#: The length of the longest spelling of a guarded name, with each letter as an escape.
 _LONGEST_NAME = len('"models"') * 6
 
 
 def _names(body: bytes) -> Iterator[str]:
-    """The decoded names in the outermost object of a valid JSON body, except for names that are too
-    long to be one of ours. The body itself is not decoded, because that could take four times its
-    size in memory."""
+    """The decoded names in the outermost object of a valid JSON body. Names that are too long to be
+    a guarded name are left out. The body itself is not decoded, because this could take four times
+    its size in memory."""
     depth = 0
     before_name = False
     for match in _TOKEN.finditer(body):

@@ -1,4 +1,4 @@
-"""The driver of the gate for WSGI apps."""
+"""The middleware for WSGI apps, which is a driver of the gate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .options import Options, check_options, hide_secret_key
 from .relay import Record, Relay
 
 if TYPE_CHECKING:
-    # For a type checker, `WattfareMiddleware(app)` gives one of its subclasses.
+    # For a type checker, `WattfareMiddleware(app)` returns one of its subclasses.
     from .factory import WattfareMiddleware as _Base
 else:
     _Base = Middleware
@@ -59,8 +59,8 @@ class WattfareWSGIMiddleware(_Base):
             None if base is None else base.encode().decode("latin-1"),
         )
         if self._owns_client:
-            # WSGI has no lifespan. Connections are closed with the middleware, or when Python
-            # exits.
+            # WSGI has no shutdown event. Connections are closed when the middleware is freed, or
+            # when Python exits.
             weakref.finalize(self, self._client.close)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -78,25 +78,25 @@ class WattfareWSGIMiddleware(_Base):
         return body
 
     def _below(self, raw: str) -> str | None:
-        """The path, if we answer it when the app does not."""
+        """The decoded path, if we answer it when the app has no route for it."""
         path = raw.encode("latin-1").decode("utf-8", "replace")
         return None if self._gate.below(path) is None else path
 
     def _serve_unless_app(
         self, path: str, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Ask the app first, and answer if it has no route for the path."""
+        """Call the app first. If it has no route for the path, send our own answer."""
         begun = is_ours = False
 
-        def look(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        def watch_start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             nonlocal begun, is_ours
             begun = True
             is_ours = status.startswith("404") and not _has_route(environ, headers)
             return _drop if is_ours else start_response(status, headers, *error)
 
-        body = self._called_app(environ, look)
+        body = self._called_app(environ, watch_start)
         if not begun:
-            body = _Begun(body)  # a generator starts its answer on the first read
+            body = _Begun(body)  # a generator calls start_response on the first read
         if not is_ours:
             return body
         _close(body)
@@ -105,10 +105,10 @@ class WattfareWSGIMiddleware(_Base):
         return body
 
     def user(self, environ: Environ) -> User:
-        """The budget of the user who makes this request, for an app's own use.
+        """A handle for the user who makes this request, for the app's own code.
 
         Raises:
-            WattfareAuthError: the visitor is not signed in.
+            WattfareAuthError: no user is signed in.
         """
         return self.user_of(self.request_from(environ))
 
@@ -141,13 +141,13 @@ class WattfareWSGIMiddleware(_Base):
     def serve(
         self, path: str, environ: Environ, read_input: ReadInput | None = None
     ) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
-        """Answer a request to one of our paths: the status line, the headers, and the body.
+        """Answer a request to one of our paths. Returns the status line, the headers and the body.
 
         Args:
-            path: the path, which is one of ours.
+            path: the path. It must be one of ours.
             environ: the environ of the request.
-            read_input: reads at most this many bytes of the body. Replaces :func:`read_body` for a
-                framework that may have read the body already.
+            read_input: a function that reads at most the given number of bytes of the body, for a
+                framework that may have read the body already. None for :func:`read_body`.
         """
         read = read_input or partial(read_body, environ)
         answer = self.respond(request_from_environ(environ, path), read)
@@ -162,8 +162,10 @@ class WattfareWSGIMiddleware(_Base):
         """Answer a request to one of our paths, for a framework with its own requests.
 
         Args:
-            request: the neutral form of the framework's request. Its path must be one of ours.
-            read_input: reads at most this many bytes of the body; see :func:`read_limited`.
+            request: the framework's request as a :class:`wattfare_mw.Request`. Its path must be one
+                of ours.
+            read_input: a function that reads at most the given number of bytes of the body. See
+                :func:`read_limited`.
         """
         gate, runner = self._gate, self._runner
         record = Record()
@@ -195,16 +197,16 @@ class WattfareWSGIMiddleware(_Base):
 
 
 def _has_route(environ: Environ, headers: list[tuple[str, str]]) -> bool:
-    """True if this 404 comes from a route of the app."""
+    """True if this 404 comes from a route of the app, and not from its router."""
     request: Any = environ.get("werkzeug.request")
-    if hasattr(request, "url_rule"):  # Flask, which tells the rule
+    if hasattr(request, "url_rule"):  # Flask's environ has the request with its rule
         return request.url_rule is not None
     kind = next((value for name, value in headers if name.lower() == "content-type"), "")
     return is_json(kind)
 
 
 def _drop(_data: bytes) -> None:
-    """The replacement for the app's ``write``."""
+    """Replaces the ``write`` of ``start_response``."""
 
 
 def _close(body: Iterable[bytes]) -> None:
@@ -214,7 +216,7 @@ def _close(body: Iterable[bytes]) -> None:
 
 
 class _Begun:
-    """An answer whose first piece has been read, so that its status is known."""
+    """An answer whose first piece was read in advance, so that its status is known."""
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
@@ -237,7 +239,7 @@ class _Begun:
 
 
 class _Whole:
-    """A whole answer. Its call counts until the server has sent it."""
+    """A whole answer. The call counts until the server has sent it."""
 
     def __init__(self, body: bytes, release: Callable[[], None]) -> None:
         self._body = iter((body,))
@@ -254,8 +256,8 @@ class _Whole:
 
 
 class _Stream:
-    """A streamed answer for WSGI. If the client leaves, the server notices with the next chunk and
-    closes this, which closes the call to the service."""
+    """A streamed answer for WSGI. If the client leaves, the server notices this at the next chunk,
+    and closes this object. This closes the call to the service."""
 
     def __init__(self, relay: Relay, finish: Callable[[], Any]) -> None:
         self._closed = False
@@ -292,7 +294,7 @@ class _Stream:
         finally:
             record.release()
 
-    # A framework that fails later may drop the answer without closing it.
+    # If the framework fails, it may drop the answer without closing it.
     __del__ = close
 
 
@@ -300,7 +302,8 @@ def read_body(environ: Environ, limit: int) -> bytes:
     """The request's body.
 
     Raises:
-        WattfareError: 413 if it is larger than ``limit``; 400 if the client left before its end.
+        WattfareError: 413 if the body is larger than ``limit``; 400 if the client left before its
+            end.
     """
 
     def read(size: int) -> bytes:
@@ -319,8 +322,8 @@ def read_up_to(size: int, read: Callable[[int], bytes]) -> bytes:
 
 
 def read_limited(limit: int, read: Callable[[int], bytes]) -> bytes:
-    """Read a body within a limit. Asks ``read`` for one byte more than the limit, because a body
-    without a length shows its size only when it is read.
+    """Read a body within a limit. ``read`` is asked for one byte more than the limit, to detect a
+    larger body without an announced length.
 
     Raises:
         WattfareError: see :func:`read_body`.
@@ -337,7 +340,8 @@ def read_limited(limit: int, read: Callable[[int], bytes]) -> bytes:
 
 
 def request_from_environ(environ: Environ, path: str | None = None) -> Request:
-    """The neutral request of an environ. ``path``: relative to the mount point, if known."""
+    """The :class:`wattfare_mw.Request` of an environ. ``path``: the path relative to the mount
+    point, if known."""
     if path is None:
         path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace")
     return Request(

@@ -1,8 +1,7 @@
-"""Private: a Wattfare-compatible service to run yourself: the protocol over HTTP, a ledger in
-SQLite or PostgreSQL, and the built-in model or an upstream.
+"""Private: a Wattfare-compatible service that you can run yourself. It has the protocol's HTTP API,
+a ledger in SQLite or PostgreSQL, and a built-in model. It can also call an upstream.
 
-It needs the extra ``wattfare-mw[service]``. The package is private, except for the names in
-``__all__``.
+It needs the extra ``wattfare-mw[service]``. Only the names in ``__all__`` are public.
 """
 
 try:

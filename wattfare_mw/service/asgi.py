@@ -1,4 +1,4 @@
-"""The service as an ASGI application: creates, connects and closes its parts."""
+"""The service as an ASGI application. This module creates, connects and closes its parts."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def create_app(
     clock: Callable[[], float] = time.time,
     on_call: OnCall | None = None,
 ) -> Starlette:
-    """A Wattfare-compatible service. Its lifespan opens and closes the database.
+    """Create a Wattfare-compatible service. Its lifespan opens and closes the database.
 
     Args:
-        transport: calls the upstream. By default, the service creates one.
-        model: answers the calls if there is no upstream; by default, the built-in model.
-        make_store: opens the store of a database URL.
-        clock: gives the time in Unix seconds. The store has its own clock.
+        transport: the HTTP transport to the upstream. By default, the service creates one.
+        model: the provider to use without an upstream. By default, the built-in model.
+        make_store: a function that opens the store of a database URL.
+        clock: returns the time in Unix seconds. The store has its own clock.
         on_call: called after each inference call, on the event loop.
     """
     settings = settings or Settings()
@@ -149,7 +149,7 @@ def create_app(
                 yield
             finally:
                 await unused.close()
-                # The lease is still renewed, so no other process settles these calls.
+                # The lease is still renewed here, so another process cannot settle these calls.
                 await runner.close(shutting_down())
                 await keeper.close()
                 await provider.close()
@@ -169,7 +169,7 @@ def create_app(
 
 
 def keyring_of(settings: Settings) -> Keyring | None:
-    """The encryption keys of the service. Creates the file with the key if there is none.
+    """Find the encryption keys of the service. Creates the key file if necessary.
 
     Raises:
         WattfareError: ``invalid_request``; they are invalid or missing.
@@ -190,8 +190,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 class _App(Starlette):
-    """Starlette, with a shortcut to the path of inference calls. Starlette's router and layers
-    handle every chunk, which takes longer than the ledger does."""
+    """Starlette, but inference calls bypass its router and its middleware. These would handle each
+    chunk, which takes longer than the work of the ledger."""
 
     _completions = Frame(ChatCompletions(), is_cors_path=is_cors_path)
 

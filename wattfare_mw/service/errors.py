@@ -22,22 +22,24 @@ def lead_to_budget(error: WattfareError, public_url: str) -> WattfareError:
 def not_available(
     message: str = "The service's database is not available.",
 ) -> WattfareError:
-    """503: nothing was forwarded to the upstream, and the client may try again later."""
+    """The 503 for an unavailable database. Nothing was sent to the upstream, and the client may try
+    again later."""
     return WattfareError(message, code="upstream", status=503, retry_after=DATABASE_RETRY_SECONDS)
 
 
 def lease_lost() -> WattfareError:
-    """503: this process could not renew its lease, so it must not reserve."""
+    """The 503 for a process that could not renew its lease, and so must not reserve."""
     return not_available("The service has lost its connection to the database.")
 
 
 def revoked() -> WattfareError:
-    """The user revoked the connection while the call ran."""
+    """The error for a call whose connection was revoked while the call was running."""
     return WattfareNotConnectedError("The user has revoked this connection.")
 
 
 def not_answered(seconds: float) -> WattfareError:
-    """The client left, and the upstream did not end its answer in this time."""
+    """The error for a call whose client has left, if the upstream did not end its answer in this
+    time."""
     return WattfareError(
         f"The client left, and the answer did not end within {seconds:g} seconds.",
         code="upstream",
@@ -46,7 +48,7 @@ def not_answered(seconds: float) -> WattfareError:
 
 
 def shutting_down() -> WattfareError:
-    """503: the service stops before the call has ended."""
+    """The 503 for a call that has not ended when the service stops."""
     return WattfareError(
-        "The service is shutting down: try again.", code="upstream", status=503, retry_after=1
+        "The service is shutting down. Try again.", code="upstream", status=503, retry_after=1
     )

@@ -1,4 +1,4 @@
-"""The keys of an app: created here, shown once, stored as a hash, compared in constant time."""
+"""Creates and compares the keys of apps. A secret key is shown once and stored as a hash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECRET_KEY = re.compile(r"sk_(?:test|live)_([0-9a-z]{1,64})_.+", re.DOTALL)
 
 
 class AppKeys(msgspec.Struct, rename="camel", frozen=True):
-    """The keys of a new app, which are shown once."""
+    """The keys of a new app. The secret key is shown only once."""
 
     app_id: str
     publishable_key: str
@@ -26,7 +26,7 @@ class AppKeys(msgspec.Struct, rename="camel", frozen=True):
 
 
 class NewKey(msgspec.Struct, rename="camel", frozen=True):
-    """A second secret key for an app, shown once."""
+    """A second secret key for an app. It is shown only once."""
 
     app_id: str
     secret_key: str
@@ -36,7 +36,7 @@ class NewKey(msgspec.Struct, rename="camel", frozen=True):
 
 
 def new_app(name: str, mode: Mode) -> tuple[App, AppKeys]:
-    """A new app, and its keys."""
+    """Create an app and its keys."""
     app_id = secrets.token_hex(8)
     secret_key = new_secret_key(app_id, mode)
     publishable_key = f"pk_{mode}_{app_id}_{secrets.token_hex(24)}"
@@ -46,17 +46,17 @@ def new_app(name: str, mode: Mode) -> tuple[App, AppKeys]:
 
 def new_secret_key(app_id: str, mode: Mode) -> str:
     """A new secret key for this app."""
-    # 192 random bits: a plain hash is enough, because no dictionary helps to guess it.
+    # The key has 192 random bits, so it cannot be guessed, and a plain hash is enough.
     return f"sk_{mode}_{app_id}_{secrets.token_hex(24)}"
 
 
 def new_grant_token() -> str:
-    """A token that spends a grant."""
+    """A new token for a grant."""
     return f"gt_{secrets.token_hex(24)}"
 
 
 def digest(secret: str) -> str:
-    """The form in which a secret is stored."""
+    """The stored hash of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -67,9 +67,9 @@ def app_id_of(secret_key: str) -> str | None:
 
 
 def opens(secret_key: str, app: App) -> bool:
-    """True if this is one of the app's secret keys. Two are valid while the app changes from one to
-    the other. The hash includes the key's mode and the app's id."""
+    """True if this is one of the app's secret keys. An app has two valid keys while it switches to
+    a new one. The hash includes the key's mode and the app's id."""
     given = digest(secret_key)
     valid = [app.secret_hash, app.other_secret_hash or app.secret_hash]
-    # Make both comparisons, so that the time does not tell which key it was.
+    # Always make both comparisons, so that the time does not show which key matched.
     return sum(hmac.compare_digest(given, each) for each in valid) > 0

@@ -1,8 +1,8 @@
 """Counters and gauges for Prometheus. To add a metric, add it here.
 
-``GET /metrics`` is off by default (``--metrics``), because it is open to every client that can
-reach the service. So no label names an app, a user or a model. Each process counts from its own
-start.
+``GET /metrics`` is off by default (``--metrics``), because every client that can reach the service
+can read it. For the same reason, labels do not contain an app, a user or a model. Each process
+counts from its own start.
 """
 
 from __future__ import annotations
@@ -26,31 +26,34 @@ class Metrics:
     """The metrics of one service.
 
     Attributes:
-        overrun_calls: calls for which the upstream claims more than was reserved.
-        overrun_usd: what it claims beyond the reservations, in USD. No user is billed for it. The
-            ledger has it as ``claimed_nanos``, and the log has a warning.
+        overrun_calls: calls whose reported cost was above their reservation.
+        overrun_usd: the reported cost above the reservations, in USD. It is not billed. The
+            reported cost of a call is in the ledger as ``claimed_nanos``, and the log has a
+            warning.
         spent_streams: streams that were cut off because their reservation was spent.
     """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.overrun_calls = self._counter(
-            "overrun_calls", "Calls for which the upstream claims more than was reserved."
+            "overrun_calls",
+            "Calls whose cost, as reported by the upstream, was above their reservation.",
         )
         self.overrun_usd = self._counter(
-            "overrun_usd", "What the upstream claims beyond the reservations, billed to no user."
+            "overrun_usd",
+            "The cost reported by the upstream above the reservations, in USD. It is not billed.",
         )
         self.spent_streams = self._counter(
             "spent_streams", "Streams that were cut off because their reservation was spent."
         )
 
     def overrun(self, nanos: int) -> None:
-        """Count a call for which the upstream claims this much more than was reserved."""
+        """Count a call whose reported cost was above its reservation by this amount."""
         self.overrun_calls.inc()
         self.overrun_usd.inc(float(money.usd(nanos)))
 
     def watch_waiting(self, count: Callable[[], float]) -> None:
-        """Show how many calls wait until other calls free their budget."""
+        """Add a gauge for the calls that wait until other calls release budget."""
         Gauge(
             "wattfare_waiting_calls",
             "Calls that wait until other calls of the same user or grant end.",

@@ -1,4 +1,4 @@
-"""The URL under which people open the service's pages. Every link to a page is made from it."""
+"""The URL at which people open the service's pages. All links to pages begin with it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 from ..errors import invalid_request
 
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
-#: To a browser, a host is an IPv4 address if its last label is such a number.
+#: Browsers treat a host as an IPv4 address if its last label is such a number.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def check(url: str) -> str:
-    """The origin that this public URL names, such as ``https://wattfare.example.com``.
+    """Check a public URL. Returns its origin, such as ``https://wattfare.example.com``.
 
     Raises:
         WattfareError: ``invalid_request``; the message says what is wrong with the URL.
@@ -55,6 +55,6 @@ def is_local(host: str) -> bool:
 
 def _refusal(fault: str) -> Exception:
     return invalid_request(
-        f"The public URL (--public-url) cannot be used: {fault}. "
-        "It is https://name or http://localhost, with a port if you need one."
+        f"The public URL (--public-url) cannot be used: {fault}. Use https://name or"
+        " http://localhost, with a port if necessary."
     )

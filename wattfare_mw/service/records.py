@@ -1,4 +1,4 @@
-"""The plain values that all parts of the service share. Amounts are integers of nano-dollars, and
+"""Plain objects that all parts of the service share. Amounts are integers of nano-dollars, and
 secrets are hashes."""
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import msgspec
 
 from ..money import NANOS_PER_USD
 
-#: The cap of a grant that names none, unless the operator sets another default.
+#: The default cap of a grant, unless the operator sets another one.
 DEFAULT_GRANT = NANOS_PER_USD
-#: The amount that a call without a bound holds. The operator can set another one.
+#: The default amount that a call without a bound holds. The operator can set another one.
 UNBOUNDED_HOLD = NANOS_PER_USD
-#: How long a call may go on without its client, in seconds.
+#: How long a call may continue without its client, in seconds.
 DETACHED_SECONDS = 300.0
 #: How long a one-time grant is valid, in seconds.
 GRANT_SECONDS = 24 * 3600
@@ -47,17 +47,16 @@ class Connection(msgspec.Struct, frozen=True):
     """A user's budget at one app.
 
     Attributes:
-        cap: for each month; None for no cap.
-        connected: False after a revocation. The row stays, so that its totals still count if the
+        cap: the monthly cap; None for no cap.
+        connected: False after a revocation. The row is kept, so that its totals still count if the
             user connects again.
-        revocations: how often it was revoked. A call that was reserved before the last revocation
-            is cut off, even if the user has connected again since.
+        revocations: how often the connection was revoked. A call that was reserved before the last
+            revocation is cut off, even if the user has connected again since.
         payer_id: the person whose budget it is; ``""`` for none, as in a test app.
         funding_id: the payer's funding that pays; None if the operator pays, or if the upstream
             costs nothing.
         funding_valid: False if the upstream has refused that funding's key, or if it was removed.
-        others: what this user's other payers were billed this month, plus what their calls in
-            flight have reserved.
+        others: the sum of this month's bills and reservations of this user's other payers.
     """
 
     cap: int | None = None
@@ -70,7 +69,7 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """The bills of one account, and the reservations of its calls in flight."""
+    """The totals of one account: its bills, and the reservations of its calls in flight."""
 
     billed: int = 0
     reserved: int = 0
@@ -88,7 +87,7 @@ class Granted(msgspec.Struct, frozen=True):
     """The reserved amount of a call, and the funding that pays.
 
     Attributes:
-        amount: in nano-dollars.
+        amount: the reserved amount, in nano-dollars.
         funding_id: the funding whose key the upstream gets; None for the operator's key.
     """
 
@@ -110,16 +109,17 @@ class GrantBudget(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """Who pays the upstream, and the operator's limits.
+    """The operator's rules: who pays the upstream, and the limits.
 
     Attributes:
-        operator_pays: False if each user's own money pays.
-        ceiling: for each user and month, if the operator pays; None for no bound.
-        app_ceiling: for each app and month, if the operator pays; None for no bound.
-        total_ceiling: for all apps together and each month, if the operator pays; None for no
-            bound.
-        grant_ceiling: for all grants of an app at once, if the operator pays; None allows none.
-        grant_default: the cap of a grant that names none.
+        operator_pays: True if the operator's own money pays.
+        ceiling: the limit of each user per month, if the operator pays; None for no limit.
+        app_ceiling: the limit of each app per month, if the operator pays; None for no limit.
+        total_ceiling: the limit of all apps together per month, if the operator pays; None for no
+            limit.
+        grant_ceiling: the limit of all grants of an app together, if the operator pays; None allows
+            no grants.
+        grant_default: the cap of a grant if the app does not ask for one.
         grant_max: the largest cap of one grant, if the operator pays; None for ``grant_default``.
     """
 
@@ -142,12 +142,12 @@ class Bounds(msgspec.Struct, frozen=True):
     """The bounds of a call's cost.
 
     Attributes:
-        least: with less than this, the call makes no sense. Equal to ``most`` if the call must not
-            be shortened.
-        most: the highest possible cost. A smaller budget shortens the answer.
+        least: the smallest useful reservation. It is equal to ``most`` if the call must not be
+            shortened.
+        most: the highest possible cost. With a smaller reservation, the answer is shortened.
         requires_cap: True if only a cap can bound the cost.
-        unbounded: ``most`` is only an amount to hold, and the call can cost more. If its process
-            dies, the call is billed what was recorded, not the whole hold.
+        unbounded: True if ``most`` is only an amount to hold, and the call can cost more. If its
+            process dies, the call is billed the last recorded cost, not the whole hold.
     """
 
     least: int
@@ -156,9 +156,9 @@ class Bounds(msgspec.Struct, frozen=True):
     unbounded: bool = False
 
     def holding(self, amount: int) -> Bounds:
-        """The bounds of the same call if its cost has no bound. It holds this amount in
-        nano-dollars, or its own bound if that is more."""
-        # A call that may cost something needs a rest of the budget, even if its tokens are free.
+        """The bounds for the same call if its cost has no bound. It holds this amount, in
+        nano-dollars, or its own ``most`` if that is more."""
+        # Even if its tokens are free, the call may cost something, so the budget must not be empty.
         return Bounds(max(self.least, 1), max(self.most, amount), requires_cap=True, unbounded=True)
 
 
@@ -174,8 +174,8 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
 
 
 class PriorCall(msgspec.Struct, frozen=True):
-    """The call with an idempotency key: the hash of its body, and how it ended (None while it
-    runs)."""
+    """The call that has used an idempotency key: the hash of its body, and how it ended (None while
+    it runs)."""
 
     body: str
     ended: str | None
@@ -218,11 +218,11 @@ class CallReport(msgspec.Struct):
     """The report of one inference call that has ended, for the log and ``wattfare dev``.
 
     Attributes:
-        model: None if the call was refused before its model was known.
-        cost: what is billed, in nano-dollars; None if nothing was reserved, or if another process
-            has settled the call.
-        ended: how the call ended, as its row of the ledger says; None if there is no row.
-        code: the code of the error that its client got instead of an answer.
+        model: the model. None if the call was refused before its model was known.
+        cost: the billed amount, in nano-dollars. None if nothing was reserved, or if another
+            process has settled the call.
+        ended: how the call ended, as in its row of the ledger. None if there is no row.
+        code: the code of the error that the client got. None if it got an answer.
     """
 
     app_id: str
@@ -251,7 +251,7 @@ class Reservation(msgspec.Struct, frozen=True):
     """A call's reservation.
 
     Attributes:
-        metered: the last recorded cost of a stream.
+        metered: the last recorded cost of the stream.
         unbounded: the cost has no bound, see :class:`Bounds`.
     """
 
@@ -274,8 +274,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeterReading(msgspec.Struct, frozen=True):
-    """The cost of a stream so far. If its process dies, this is billed, unless the provider tells
-    the true cost by the generation's id."""
+    """The recorded cost of a stream so far. If its process dies, this cost is billed, unless the
+    provider reports the true cost for the generation's id."""
 
     reservation_id: str
     account: Account
@@ -286,10 +286,10 @@ class MeterReading(msgspec.Struct, frozen=True):
 
 
 class OrphanedStream(msgspec.Struct, frozen=True):
-    """A stream whose process has died, and whose true cost the provider can tell.
+    """A stream whose process has died, and whose true cost the provider can report.
 
     Attributes:
-        outcome: what was last recorded.
+        outcome: the last recorded outcome.
         funding_id: the funding whose key paid; None for the operator's key.
     """
 

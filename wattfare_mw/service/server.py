@@ -1,4 +1,4 @@
-"""Runs the service with uvicorn: reports when it listens, and stops gracefully."""
+"""Runs the service with uvicorn. It reports when the service listens, and stops it gracefully."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .public_url import of_port
 from .settings import Settings
 from .sockets import LimitedProtocol, raise_descriptors
 
-#: How long a client has to read the final error of its stream, in seconds.
+#: How long to wait for clients to read the final error of their streams, in seconds.
 LAST_WORDS_SECONDS = 5
-#: How long a connection may idle, in seconds. Clients keep theirs for less, so a new request never
-#: hits a closed one.
+#: How long a connection may idle, in seconds. Clients close idle connections earlier, so they never
+#: send a request on a closed connection.
 KEEPALIVE_SECONDS = 75
 #: The threshold of the garbage collector's youngest generation.
 GC_THRESHOLD = 20_000
@@ -51,7 +51,7 @@ def serve(
     """
     raise_descriptors()
     RateLimits(settings.rate_limit_storage)
-    # Check it here, so that the error does not come from within a starting server.
+    # Check the database before the server starts, because the error is clearer here.
     asyncio.run(_try(settings.database))
     keyring_of(settings)
     with _listen(host, port) as sock:
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         state: ServiceState | None = getattr(self._app.state, "service", None)
         if state is not None:
-            state.runner.stop_waiting(shutting_down())  # they have not started
+            state.runner.stop_waiting(shutting_down())  # these calls have not started
         loop = asyncio.get_running_loop()
         cut_off = loop.call_later(self._grace, self._cut_off_streams)
         try:
@@ -119,16 +119,16 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """uvicorn raises the signal again at the end, which kills the process. Here a requested
-        stop ends normally."""
+        """At the end, uvicorn raises the signal again, which kills the process. With this method, a
+        requested stop ends normally."""
         with super().capture_signals():
             yield
             self._captured_signals.clear()
 
 
 def _collect_less() -> None:
-    """Exclude the objects of the start-up from garbage collection, and collect less often: calls
-    leave no cycles behind."""
+    """Exclude the objects of the start-up from garbage collection, and collect less often, because
+    calls leave no reference cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)

@@ -25,18 +25,20 @@ from .tokens import Signer
 
 DEFAULT_DATABASE = "sqlite:///wattfare.db"
 DEFAULT_PORT = 8787
-#: How long streams may go on after SIGTERM before they are ended, in seconds.
+#: How long streams may continue after SIGTERM, in seconds.
 STOP_GRACE_SECONDS = 10.0
-#: The most bytes of an answer that is not a stream.
+#: The maximum size of an answer that is not a stream, in bytes.
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_STOP_GRACE_SECONDS = 3600
 MAX_DETACHED_SECONDS = 3600
-#: Inference calls a minute, in each process: of one user or grant, and of one app.
+#: The maximum number of inference calls per minute in each process, of one user or grant, and of
+#: one app.
 CALLS_PER_USER = 600
 CALLS_PER_APP = 12_000
-#: A proxy on the same machine.
+#: The default trusted proxy: one on the same machine.
 FORWARDED_ALLOW_IPS = "127.0.0.1"
-#: The most inference calls at once of one user or grant, and of one app, in each process.
+#: The maximum number of running inference calls in each process, of one user or grant, and of one
+#: app.
 MAX_CALLS_PER_USER = 32
 MAX_CALLS_PER_APP = 1000
 #: The kinds of funding: the operator's key for the upstream, a key that a payer connects at
@@ -58,58 +60,64 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         database: ``sqlite:///…`` or ``postgresql://…``.
-        upstream: base URL of an OpenAI-compatible API, ``https://…/v1``; None: the built-in model.
-        upstream_key: the operator's key for it; with one, the operator pays.
-        user_ceiling: what a user may spend of the operator's money in a month, in nano-dollars;
-            None for no bound.
-        app_ceiling: what each app may spend of it in a month, in nano-dollars; None for no bound.
-        total_ceiling: what all apps together may spend of it in a month, in nano-dollars; None for
-            no bound.
-        default_max_tokens: the limit of a call that names none, in tokens.
-        allow_unpriced: allow models without a fixed price, on budgets with a cap.
-        prices: the operator's prices, which come before any other. A name or a pattern (``qwen*``)
-            maps to text such as ``0.10/0.40`` or ``1/2/0.1``, in USD per million tokens of input,
-            output and cached input. ``*`` is for models without another price.
-        media: how models count images, files and audio. A name or a pattern maps to the tokens of
-            an ``image``, of a ``page`` of a PDF and of an ``audio_second``. It comes before the
-            table in ``service/chat/families.py``.
-        aliases: other names of models. Clients use the key. The value is sent upstream, priced and
-            recorded.
-        provider: the name of the upstream's row in ``service/models/provider_facts.py``; None:
-            found by the URL.
-        metrics: serve ``/metrics``, without authentication.
-        grant_ceiling: the sum of the grants of each app that the operator pays for, in
+        upstream: the base URL of an OpenAI-compatible API, ``https://…/v1``. None uses the built-in
+            model.
+        upstream_key: the operator's key for the upstream. With a key, the operator pays.
+        user_ceiling: the maximum that each user may spend of the operator's money in a month, in
+            nano-dollars; None for no limit.
+        app_ceiling: the maximum that each app may spend of the operator's money in a month, in
+            nano-dollars; None for no limit.
+        total_ceiling: the maximum that all apps together may spend of the operator's money in a
+            month, in nano-dollars; None for no limit.
+        default_max_tokens: the token limit of a call that does not set one.
+        allow_unpriced: True to allow models without a fixed price, on budgets with a cap.
+        prices: the operator's prices, which override all others. They map a name or a pattern
+            (``qwen*``) to text such as ``0.10/0.40`` or ``1/2/0.1``, in USD per million tokens of
+            input, output and cached input. ``*`` is for models without another price.
+        media: the token counts of images, files and audio. They map a name or a pattern to the
+            tokens of an ``image``, of a ``page`` of a PDF and of an ``audio_second``, and override
+            the table in ``service/chat/families.py``.
+        aliases: other names of models. They map the name that clients use to the model that the
+            upstream, the prices and the ledger use.
+        provider: the name of the upstream's row in ``service/models/provider_facts.py``. None finds
+            the row by the URL.
+        metrics: True to serve ``/metrics``, without authentication.
+        grant_ceiling: the maximum sum of each app's grants that the operator pays for, in
             nano-dollars; None allows no such grants.
-        grant_default: the cap of a grant that names none, in nano-dollars.
-        grant_max: the largest cap of one grant of the operator's money, in nano-dollars; None for
+        grant_default: the cap of a grant if the app does not ask for one, in nano-dollars.
+        grant_max: the largest cap of a grant that the operator pays for, in nano-dollars; None for
             ``grant_default``.
-        rate_limit_storage: ``redis://…``, to count across processes; None: each counts its own.
-        calls_per_minute_per_user: inference calls a minute of one user or grant, in each process.
-        calls_per_minute_per_app: inference calls a minute of one app, in each process.
+        rate_limit_storage: ``redis://…``, to share rate limits between processes. None counts in
+            each process.
+        calls_per_minute_per_user: the maximum number of inference calls per minute of one user or
+            grant, in each process.
+        calls_per_minute_per_app: the maximum number of inference calls per minute of one app, in
+            each process.
         forwarded_allow_ips: the addresses and networks of trusted proxies, separated by commas.
             Their ``X-Forwarded-For`` has the client's address. ``*`` trusts any.
-        max_calls_per_user: the most inference calls at once of one user, or of one grant, in each
+        max_calls_per_user: the maximum number of running inference calls of one user or one grant,
+            in each process.
+        max_calls_per_app: the maximum number of running inference calls of one app, in each
             process.
-        max_calls_per_app: the most inference calls at once of one app, in each process.
-        funding: the kinds of funding that pay for calls: ``operator``, ``openrouter`` and ``key``.
-            None allows what the upstream and its key support. Without ``operator``, the operator's
-            key pays for no call.
-        encryption_keys: encrypt the keys of payers. The first one encrypts, and all of them
-            decrypt. None uses a key in a file next to an SQLite database.
-        secret: signs session tokens. None uses a key that is created once and stored in the
-            database.
-        max_answer_bytes: the most bytes of an upstream's answer that is not a stream.
-        public_url: the URL under which people open the pages, such as
-            ``https://wattfare.example.com``; None: ``http://localhost:`` and the port.
-        stop_grace: how long streams may go on after SIGTERM, in seconds.
-        detached_seconds: how long a call may go on without its client, in seconds.
-        on_hang_up: what to do with a stream whose client leaves: ``stop`` closes the connection to
-            the upstream, ``finish`` reads the stream to its end. None chooses by the provider.
-        unbounded: what to do with calls whose cost has no bound: ``hold`` allows them, and each
-            holds an amount; ``refuse`` refuses them.
-        unbounded_hold: the amount that each of them holds, in nano-dollars.
-        unknown_fields: what to do with unknown fields: ``refuse`` them, or ``pass`` them with such
-            a hold.
+        funding: the kinds of funding that can pay for calls: ``operator``, ``openrouter`` and
+            ``key``. None allows all kinds that the upstream and its key support. Without
+            ``operator``, the operator's key does not pay for calls.
+        encryption_keys: the encryption keys for the keys of payers. The first one encrypts, and all
+            of them decrypt. None uses a key in a file next to an SQLite database.
+        secret: the key that signs session tokens. None uses a key that is created once and stored
+            in the database.
+        max_answer_bytes: the maximum size of an upstream's answer that is not a stream, in bytes.
+        public_url: the URL at which people open the pages, such as
+            ``https://wattfare.example.com``. None for ``http://localhost:`` and the port.
+        stop_grace: how long streams may continue after SIGTERM, in seconds.
+        detached_seconds: how long a call may continue without its client, in seconds.
+        on_hang_up: what to do with a stream whose client leaves. ``stop`` closes the connection to
+            the upstream. ``finish`` reads the stream to its end. None depends on the provider.
+        unbounded: what to do with calls whose cost has no bound. ``hold`` allows them, and each
+            holds an amount. ``refuse`` refuses them.
+        unbounded_hold: the amount that each such call holds, in nano-dollars.
+        unknown_fields: what to do with unknown fields. ``refuse`` refuses the call. ``pass`` allows
+            it as a call whose cost has no bound.
 
     Raises:
         WattfareError: ``invalid_request``; a setting is invalid.
@@ -194,14 +202,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"The default limit (--default-max-tokens) must be from 1 to {MAX_TOKENS:,} tokens."
             )
         if self.max_answer_bytes < 1:
-            raise invalid_request("The most bytes of an answer must be above 0.")
+            raise invalid_request("The maximum size of an answer must be at least 1 byte.")
         if min(self.max_calls_per_user, self.max_calls_per_app) < 1:
             raise invalid_request(
-                "The limits of calls at once must be at least 1, per user and per app."
+                "The limits of running calls per user and per app must be at least 1."
             )
         if min(self.calls_per_minute_per_user, self.calls_per_minute_per_app) < 1:
             raise invalid_request(
-                "The limits of calls per minute must be at least 1, per user and per app."
+                "The limits of calls per minute, per user and per app, must be at least 1."
             )
         self._check_funding()
         if self.secret is not None:
@@ -242,8 +250,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if (self.unbounded, self.unknown_fields) == ("refuse", "pass"):
             raise invalid_request(
-                "The cost of a field that is not known has no bound: --unknown-fields pass goes "
-                "with --unbounded hold."
+                "The cost of unknown fields has no bound, so --unknown-fields pass needs"
+                " --unbounded hold."
             )
 
     def _check_upstream_key(self) -> None:

@@ -2,8 +2,8 @@
 of a request's headers, the overhead of a body, pipelined requests, unread responses, and the number
 of connections.
 
-With httptools, uvicorn has only one of these limits: the total number of connections. This is
-uvicorn's protocol with the limits added.
+With httptools, uvicorn itself has only one of these limits: the total number of connections. The
+class here is uvicorn's protocol with all of them.
 """
 
 from __future__ import annotations
@@ -23,37 +23,36 @@ from ..errors import WattfareError, invalid_request
 from ..transport.base import LoopPool
 from ..transport.idle import IdleTimer, IdleWait
 
-#: The most bytes of a request's line and headers.
+#: The maximum size of a request's line and headers, in bytes.
 MAX_HEAD_BYTES = 64 * 2**10
 #: How long the headers of a request may take to arrive, in seconds. For the first request, the time
 #: starts with the connection.
 HEAD_SECONDS = 10.0
-#: The overhead of a body in bytes: the sizes and the extensions of its chunks, and trailers. It may
-#: have a base amount, plus one byte for a number of bytes of the body.
+#: The maximum overhead of a body, in bytes: a base amount, plus one byte for each number of bytes
+#: of the body. The sizes and the extensions of chunks, and trailers, are overhead.
 MAX_AROUND_BODY = 64 * 2**10
 BODY_BYTES_PER_BYTE_AROUND = 8
 #: How many requests a client may send before the response to an earlier one is complete.
 MAX_PIPELINED = 16
-#: A body that is not needed any more is read to its end, because many clients read the response
-#: only after they have sent their whole request. These are the most bytes, more than any call may
-#: have, and the most seconds.
+#: An unneeded body is read to its end, because many clients read the response only after they have
+#: sent the whole request. These are the limits: a number of bytes, which is more than any call may
+#: have, and a number of seconds.
 UNREAD_BYTES = 32 * 2**20
 UNREAD_SECONDS = 30.0
-#: How long a client may stop reading its response, in seconds. Reading fewer bytes than this in
-#: that time counts as stopping.
+#: A client that reads fewer bytes of its response than this, in this many seconds, is disconnected.
 SEND_SECONDS = 60.0
 LEAST_SENT = 32 * 2**10
-#: The most connections of one process. Beyond it, the service closes an idle connection: the oldest
-#: one of the address with the most of them.
+#: The maximum number of connections of one process. Above it, the service closes an idle
+#: connection: the oldest one of the address with the most idle connections.
 MAX_CONNECTIONS = 4096
-#: File descriptors that are kept free for the database and the like.
+#: The number of file descriptors that are kept free, for example for the database.
 SPARE_DESCRIPTORS = 128
 
 
 def raise_descriptors() -> None:
     """Raise the limit of file descriptors to what :data:`MAX_CONNECTIONS` need, or as far as the
     system allows. The default is often only 1,024."""
-    if sys.platform == "win32":  # which has no such limit
+    if sys.platform == "win32":  # Windows has no such limit
         return
     import resource
 
@@ -67,8 +66,8 @@ def raise_descriptors() -> None:
 
 
 def most_connections() -> int:
-    """The most connections of this process. It needs two file descriptors for each: one is for the
-    call to the upstream."""
+    """The maximum number of connections of this process. Each needs two file descriptors, because
+    one is for the call to the upstream."""
     if sys.platform == "win32":
         return MAX_CONNECTIONS
     import resource
@@ -110,7 +109,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._end_send_wait()
         self._idle.discard(self._address, self)
         if self._answering is not None:
-            # uvicorn reports it to the last request only, which may be a pipelined one.
+            # uvicorn reports the disconnect only to the last request, which may be a pipelined one.
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
@@ -119,8 +118,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread += len(data)
             if self._unread > UNREAD_BYTES:
-                # The rest is not needed, so it is not parsed. The client learns that the connection
-                # ends.
+                # The rest of the data is not needed, so it is not parsed. Tell the client that the
+                # connection ends.
                 if self.transport.can_write_eof() and not self.transport.is_closing():
                     self.transport.write_eof()
                 return
@@ -130,7 +129,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._around_body = 0
             if self._head_bytes > MAX_HEAD_BYTES:
-                refusal = f"The headers of a request have at most {MAX_HEAD_BYTES:,} bytes."
+                refusal = f"The headers of the request are larger than {MAX_HEAD_BYTES:,} bytes."
                 self.refuse(invalid_request(refusal, 431))
             elif self._wait is None:
                 self._wait = _HeadWait(_HEAD_TIMERS.get(), self)

@@ -30,9 +30,9 @@ class Session(msgspec.Struct, frozen=True):
         app_id: the app.
         user_id: the app's own id of the user.
         limit: the cap that the app asked for, in nano-dollars; None for no cap.
-        epoch: how often the connection had been revoked when the token was made. A token of an
-            earlier epoch connects nothing.
-        account_label: the name of the user's account at the app, for the page that approves.
+        epoch: how often the connection had been revoked when the token was created. A token from an
+            earlier epoch cannot connect.
+        account_label: the name of the user's account at the app, for the approval page.
     """
 
     app_id: str
@@ -53,10 +53,10 @@ class _Claims(msgspec.Struct):
 
 
 class Signer:
-    """Creates and reads the tokens.
+    """Creates and reads session tokens.
 
     Args:
-        clock: gives the time in Unix seconds.
+        clock: returns the time in Unix seconds.
 
     Raises:
         WattfareError: ``invalid_request``; the key is too short.
@@ -76,7 +76,7 @@ class Signer:
         return "Signer()"
 
     def mint(self, session: Session, *, now: float | None = None) -> CreatedSession:
-        """A token for this session, valid for :data:`LIFETIME`."""
+        """Create a token for this session. It is valid for :data:`LIFETIME`."""
         issued = int(self._clock() if now is None else now)
         claims = {
             "iss": ISSUER,
@@ -99,7 +99,7 @@ class Signer:
         """The claims of this token.
 
         Raises:
-            WattfareAuthError: it is forged, for another use, or expired.
+            WattfareAuthError: the token is forged, expired or for another use.
         """
         failure = "The session token is not valid."
         try:
@@ -120,7 +120,7 @@ class Signer:
             claims = msgspec.convert(payload, _Claims)
             now = self._clock()
             if claims.exp <= now:
-                failure = "The session token has expired: get a new one."
+                failure = "The session token has expired. Get a new one."
             elif claims.iat <= now + LEEWAY:
                 return Session(claims.app, claims.sub, claims.lim, claims.rev, claims.lab)
         except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError):

@@ -1,7 +1,7 @@
-"""A real Wattfare service for an app's own tests: the fixture ``wattfare`` of pytest, and
-:class:`WattfareService` for any other test. It needs the extra ``wattfare-mw[testing]``.
+"""A real Wattfare service for the tests of an app. With pytest, use the fixture ``wattfare``. With
+another test runner, use :class:`WattfareService`. Both need the extra ``wattfare-mw[testing]``.
 
-pytest loads this package in every run, so each part is imported on first use.
+pytest loads this package in each run, so it imports each part on first use.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").partition(".")[0] == "wattfare_mw":
             raise
         raise ModuleNotFoundError(
-            f"The service of the tests needs {error.name}, which is not installed: "
-            "pip install 'wattfare-mw[testing]'.",
+            f"{error.name} is not installed. The service for tests needs it. Type: pip install"
+            " 'wattfare-mw[testing]'",
             name=error.name,
         ) from None
     value = getattr(module, name)
-    globals()[name] = value  # found directly the next time
+    globals()[name] = value  # the next access finds it directly
     return value
 
 

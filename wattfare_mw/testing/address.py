@@ -1,7 +1,7 @@
-"""The address of a service that may not run yet, and its constant keys.
+"""The address and the keys of the service, which are known before the service runs.
 
-An app may read both from the environment when it is imported, before the first test. So this module
-imports only the standard library.
+An app may read them from the environment when it is imported, before the first test. pytest loads
+this module in each run, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import secrets
 import socket
 from collections.abc import Mapping
 
-#: The app id in an address's keys. It stands for the app of the current test.
+#: The app id in the address's keys. It means the app of the current test.
 STANDING_APP = "tests"
-#: The hosts that must not be reached through a proxy.
+#: The hosts to call without a proxy.
 _LOCAL = "127.0.0.1"
 _PROXIES = ("HTTP_PROXY", "ALL_PROXY")
 
 
 class Address:
-    """A free port of this machine, and two keys.
+    """A reserved port of this machine, and two keys.
 
     Attributes:
         url: the service's address, such as ``http://127.0.0.1:49152``.
-        port: its port.
+        port: the reserved port.
         secret_key: the secret key of the current test's app.
         publishable_key: the publishable key of the current test's app.
     """
 
     def __init__(self) -> None:
-        # It is bound but does not listen, so a request before the service runs is refused at once.
+        # The socket is bound but does not listen, so requests are refused until the service runs.
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.socket.bind((_LOCAL, 0))
         self.port: int = self.socket.getsockname()[1]
@@ -39,7 +39,7 @@ class Address:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment variables for an app."""
+        """The environment variables for the app."""
         return environ(self.url, self.secret_key, self.publishable_key)
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class Address:
 
 
 def environ(url: str, secret_key: str, publishable_key: str) -> dict[str, str]:
-    """The environment variables with which an app finds a service."""
+    """The environment variables for an app that calls this service."""
     variables = {
         "WATTFARE_BASE_URL": url,
         "WATTFARE_SECRET_KEY": secret_key,
@@ -65,10 +65,10 @@ def environ(url: str, secret_key: str, publishable_key: str) -> dict[str, str]:
 
 
 class Environment:
-    """Set environment variables until they are restored.
+    """Sets environment variables, until :meth:`restore` is called.
 
     Args:
-        variables: their names and values.
+        variables: the names and values.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
@@ -76,7 +76,7 @@ class Environment:
         os.environ.update(variables)
 
     def restore(self) -> None:
-        """Restore the former values."""
+        """Restore the previous values."""
         for name, value in self._former.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -88,28 +88,28 @@ class Environment:
         return "Environment()"
 
 
-#: The reserved address of the first service of this process, if an app has it already.
-_kept: Address | None = None
+#: The address that was reserved for the first service of this process, until a service takes it.
+_reserved: Address | None = None
 
 
-def keep_address() -> Address:
-    """The address of the first service of this process, which may not run yet."""
-    global _kept
-    if _kept is None:
-        _kept = Address()
-    return _kept
+def reserve_address() -> Address:
+    """Reserve the address of this process's first service."""
+    global _reserved
+    if _reserved is None:
+        _reserved = Address()
+    return _reserved
 
 
 def release_address() -> None:
-    """Release this address, if no service has taken it."""
-    global _kept
-    if _kept is not None:
-        _kept.close()
-        _kept = None
+    """Release the reserved address, if no service has taken it."""
+    global _reserved
+    if _reserved is not None:
+        _reserved.close()
+        _reserved = None
 
 
 def take_address() -> Address:
     """The address for a new service: the reserved one or a new one."""
-    global _kept
-    address, _kept = _kept or Address(), None
+    global _reserved
+    address, _reserved = _reserved or Address(), None
     return address

@@ -1,7 +1,7 @@
 """The pytest plugin, with the fixtures ``wattfare`` and ``wattfare_service``.
 
-pytest loads this module in every run, so it imports nothing that takes time. The service is
-imported when a test first asks for it.
+pytest loads this module in each run, so it imports only fast modules. The service is imported when
+a test first asks for it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .address import Environment, keep_address, release_address
+from .address import Environment, release_address, reserve_address
 
 if TYPE_CHECKING:
     from .service import SharedService, WattfareService
@@ -36,13 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config,
 ) -> Generator[None]:
-    """Set the environment, if the option is set."""
+    """Set the environment variables, if the option is set."""
     _set_environment(early_config)
     return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the environment, if the option is set, and register the marker."""
+    """Set the environment variables if the option is set, and register the marker."""
     config.addinivalue_line(
         "markers",
         "wattfare(allow_reserved=False): allow_reserved=True lets the test end while calls still "
@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _set_environment(config: pytest.Config) -> None:
     if config.getini(_OPTION) and _environment not in config.stash:
         # Each worker of pytest-xdist has its own address.
-        environment = config.stash[_environment] = Environment(keep_address().environ)
+        environment = config.stash[_environment] = Environment(reserve_address().environ)
         config.add_cleanup(environment.restore)
         config.add_cleanup(release_address)
 
@@ -73,7 +73,7 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def wattfare_service() -> Iterator[SharedService]:
     """The Wattfare service that all tests share. Use it if your code creates its app once for all
-    tests: url and secret_key stay the same. Each test still has its own users.
+    tests: url and secret_key do not change. Each test still has its own users.
     """
     from . import shared_service
     from .servers import stop_servers
@@ -96,7 +96,7 @@ def wattfare(
     yield service
     failure = ""
     try:
-        # A failed test may have left a stream open. Report only its own failure.
+        # A failed test may have left a stream open, so report only its own failure.
         service.close(check=_failed not in request.node.stash)
     except AssertionError as error:
         failure = str(error)
@@ -109,5 +109,7 @@ def _allows_reserved(node: Any) -> bool:
     options = {} if marker is None else dict(marker.kwargs)
     allowed = options.pop("allow_reserved", False)
     if options or (marker is not None and marker.args):
-        raise pytest.UsageError("The marker is @pytest.mark.wattfare(allow_reserved=True).")
+        raise pytest.UsageError(
+            "The only form of this marker is @pytest.mark.wattfare(allow_reserved=True)."
+        )
     return bool(allowed)

@@ -1,6 +1,6 @@
 """The pytest plugin as a module, for ``pytest_plugins`` and ``pytest -p``.
 
-If the package is installed, pytest finds the plugin by itself, and this module changes nothing.
+If the package is installed, pytest finds the plugin by itself, and this module is not needed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pytest
 
 from . import fixtures
 
-#: The name in ``pytest -p no:wattfare``.
+#: The plugin's name, as in ``pytest -p no:wattfare``.
 NAME = "wattfare"
 
 

@@ -1,4 +1,4 @@
-"""The model of the tests: it answers as the test says, or repeats the prompt."""
+"""The model for tests. It sends the test's replies, or else repeats the prompt."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from .scripts import Fault, Reply
 
 
 class ScriptedProvider:
-    """Any model, at the prices of the built-in model."""
+    """A provider that accepts any model, at the prices of the built-in model."""
 
     keeps_records = False
 
     def __init__(self, *, hold: int | None) -> None:
         """
         Args:
-            hold: what a call reserves if a field makes its cost unlimited, in nano-dollars.
+            hold: the reserved amount of a call whose cost has no upper limit, in nano-dollars. None
+                refuses such calls.
         """
         self._hold = hold
 
     async def models(self) -> bytes:
-        """The built-in ones."""
+        """The built-in models."""
         return await Echo().models()
 
     async def prepare(self, request: ChatRequest, request_id: str) -> ScriptedJob:
         """Prepare the next answer."""
         if request.n != 1:
-            raise invalid_request("The model of the tests supports only one answer per call.")
+            raise invalid_request("The model for tests supports only one answer per call.")
         record = CURRENT.get()
-        if record is None:  # its test is over
+        if record is None:  # the test of this call has ended
             return ScriptedJob(request, _echo(request), hold=self._hold)
         stream = request.stream
         fault = record.script.take_fault(
@@ -59,7 +60,7 @@ class ScriptedProvider:
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
     ) -> int | None:
-        """Return nothing: there are no records."""
+        """Return None: this provider keeps no records."""
         return None
 
     async def close(self) -> None:
@@ -67,14 +68,15 @@ class ScriptedProvider:
 
 
 class ScriptedJob(EchoJob):
-    """One answer of the model of the tests.
+    """One answer of the model for tests.
 
     Args:
         reply: the answer.
-        hold: what the call reserves if a field makes its cost unlimited, in nano-dollars.
+        hold: the reserved amount if the call's cost has no upper limit, in nano-dollars.
         fault: the failure in the middle of the stream.
         record: the test's record of the call.
-        give_back: called if the answer is unused, because the call was refused.
+        give_back: a function that returns the reply to the script. It is called if the call was
+            refused, so that the reply was not used.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class ScriptedJob(EchoJob):
         self._record = record
         self._give_back = give_back
         self._events = 0
-        self._calls_said = 0  # parts of tool calls
+        self._call_parts_sent = 0  # parts of tool calls
         if reply.is_whole:
             self._limit = len(reply.words)
             tokens = reply.completion_tokens
@@ -109,7 +111,7 @@ class ScriptedJob(EchoJob):
                 self.bounds = self.bounds.holding(hold)
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """Answer as much as this covers."""
+        """Start the answer. Shorten it to what the granted amount covers."""
         self._give_back = lambda: None
         if self._reply.is_whole:
             self.meter.granted = granted
@@ -119,7 +121,7 @@ class ScriptedJob(EchoJob):
 
     async def body(self) -> bytes:
         """The whole answer."""
-        text = "".join([await self._say() for _ in range(self._limit)])
+        text = "".join([await self._next_word() for _ in range(self._limit)])
         calls = [_in_message(call) for call in self._reply.tool_calls]
         for _ in range(2 * len(calls)):
             await self._pass_token()
@@ -134,7 +136,7 @@ class ScriptedJob(EchoJob):
         return encode({**self._about, **fields})
 
     async def read_events(self) -> bytes:
-        """Return one event, or the last events."""
+        """Return the next event, or the last events."""
         delta = None if self._is_cut else await self._next_delta()
         if delta is not None:
             if not self._events:
@@ -152,7 +154,7 @@ class ScriptedJob(EchoJob):
         return last + sse.write(sse.DONE)
 
     async def close(self) -> None:
-        """If this call was refused, keep the reply for another call."""
+        """End the call. If it was refused, keep the reply for another call."""
         self._give_back()
 
     @property
@@ -173,13 +175,13 @@ class ScriptedJob(EchoJob):
         raise ConnectionAbortedError
 
     async def _next_delta(self) -> dict[str, Any] | None:
-        if self._said < self._limit:
-            return {"content": await self._say()}
-        index, is_end = divmod(self._calls_said, 2)
+        if self._words_sent < self._limit:
+            return {"content": await self._next_word()}
+        index, is_end = divmod(self._call_parts_sent, 2)
         if self._limit < len(self._words) or index == len(self._reply.tool_calls):
             return None
         await self._pass_token()
-        self._calls_said += 1
+        self._call_parts_sent += 1
         call = self._reply.tool_calls[index]
         if is_end:
             part: dict[str, Any] = {"function": {"arguments": call.arguments}}
@@ -188,8 +190,8 @@ class ScriptedJob(EchoJob):
             part = {"id": call.id, "type": "function", "function": named}
         return {"tool_calls": [{"index": index, **part}]}
 
-    async def _say(self) -> str:
-        word = await super()._say()
+    async def _next_word(self) -> str:
+        word = await super()._next_word()
         if self._record is not None:
             self._record.text += word
         return word

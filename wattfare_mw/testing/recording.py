@@ -23,7 +23,7 @@ from .scripts import FailOn, Fault, Script
 if TYPE_CHECKING:
     from .servers import Server
 
-#: The kinds of requests of an app's backend, by their method and path.
+#: The kinds of requests from an app's backend, by method and path.
 _KINDS: dict[tuple[str, str], FailOn] = {
     ("POST", COMPLETIONS): "model",
     ("POST", f"{API_PREFIX}/sessions"): "token",
@@ -31,9 +31,9 @@ _KINDS: dict[tuple[str, str], FailOn] = {
     ("DELETE", f"{API_PREFIX}/connections"): "disconnect",
     ("GET", f"{API_PREFIX}/models"): "models",
 }
-#: Recorded headers whose name does not begin with ``x-wattfare-``.
+#: The recorded headers besides those that begin with ``x-wattfare-``.
 _KEPT = frozenset({"idempotency-key", "x-request-id"})
-#: The beginning of an event that ends a stream with an error.
+#: The start of an event with an error.
 _ERROR_EVENT = b'data: {"error"'
 
 #: The record of the current task's call.
@@ -42,24 +42,24 @@ CURRENT: ContextVar[Record | None] = ContextVar("wattfare_call", default=None)
 
 @dataclass(frozen=True, repr=False)
 class RecordedCall:
-    """The current state of an inference call that reached the service.
+    """An inference call that the service has received, in its current state.
 
     Attributes:
-        user: the app's id of the user who pays; None for a grant, or if the call names no payer.
-        model: the model that the app asked for; empty if the request cannot be read.
+        user: the app's id of the user who pays. None for a grant, or if the call has no payer.
+        model: the requested model. Empty if the request is invalid.
         messages: the messages of the prompt.
         params: the other fields of the request, such as ``max_tokens`` and ``tools``.
         stream: True if the app asked for a stream.
-        headers: the request's headers that belong to Wattfare, in lower case. Credentials are left
-            out.
-        status: the HTTP status; None before there is one.
-        error: the code of the error that refused or ended the call, such as ``"budget_exceeded"``;
+        headers: Wattfare's headers of the request, without credentials. The names are in lower
+            case.
+        status: the HTTP status. None until the response begins.
+        error: the code of the error that refused or ended the call, such as ``"budget_exceeded"``.
             None if there was no error.
         text: the text of the answer so far.
         prompt_tokens: the billed tokens of the prompt.
         completion_tokens: the billed tokens of the answer.
         cost: the billed cost, in USD.
-        reserved: the reserved amount, in USD; 0 once the call is settled.
+        reserved: the reserved amount, in USD. 0 once the call is settled.
         request_id: the service's id of the call.
     """
 
@@ -84,7 +84,7 @@ class RecordedCall:
 
 
 class Record:
-    """A running call. The service's thread updates it."""
+    """The record of a call. The service's thread updates it."""
 
     def __init__(self, script: Script, headers: Headers, scope: Scope) -> None:
         self.script = script
@@ -143,7 +143,7 @@ class Record:
         return message
 
     def note(self, message: Message) -> None:
-        """Record a message of the answer."""
+        """Record a message of the response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             for name, value in message["headers"]:
@@ -165,7 +165,7 @@ class Record:
 
 
 class Recorder:
-    """ASGI middleware around the service: records each inference call and simulates network
+    """ASGI middleware around the service. It records each inference call and simulates network
     failures."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
@@ -176,7 +176,7 @@ class Recorder:
         """ASGI."""
         headers = Headers.of_scope(scope["headers"])
         tested = self._server.app_of(headers)
-        # Each test has its own address, so tests do not share rate limits.
+        # Each test has its own client address, so tests do not share rate limits.
         scope["client"] = (self._server.client_address, 0)
         on = _KINDS.get((scope["method"], scope["path"]))
         if on == "disconnect":
@@ -216,8 +216,8 @@ class Recorder:
 
 
 def _app_of_session(headers: Headers) -> str:
-    """The id of the app in a session token, which the service checks later. The client ends a
-    connection with such a token."""
+    """The id of the app in a session token, with which the client revokes a connection. The token
+    is not checked here: the service checks it later."""
     token = (headers.first("authorization") or "").rpartition(" ")[2]
     try:
         return str(jwt.decode(token, options={"verify_signature": False}).get("app"))
@@ -226,7 +226,7 @@ def _app_of_session(headers: Headers) -> str:
 
 
 async def _refuse(send: Send, error: WattfareError) -> None:
-    """Answer with this error instead of the service."""
+    """Answer with this error, without calling the service."""
     answer = error_response(error)
     headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -234,7 +234,7 @@ async def _refuse(send: Send, error: WattfareError) -> None:
 
 
 async def _drop(record: Record, receive: Receive) -> None:
-    """Close the connection before the end of an answer."""
+    """Close the connection before the end of the answer."""
     record.error = "network"
     record.connection.close()
     while (await receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""The answers of a test's model, and its failures."""
+"""The replies and the failures that a test has set."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import msgspec
 from ..completions import ToolCall
 from ..errors import WattfareError
 
-#: A word of an answer, with the white space behind it.
+#: A word with the white space after it.
 _WORD = re.compile(r"\s*\S+\s*|\s+")
 
 FailOn = Literal["model", "token", "status", "disconnect", "models"]
-"""The kinds of requests that a test can let fail."""
+"""The kinds of requests that a test can make fail."""
 
 MakeError = Callable[[], WattfareError]
 
 
 class Reply(NamedTuple):
-    """An answer of the model.
+    """A reply of the model.
 
     Attributes:
-        words: words with their white space. Each is a token, and an event of a stream.
-        cost: in nano-dollars; None: the price of its tokens.
-        prompt_tokens: None: the words of the prompt.
-        completion_tokens: None: the words of the answer.
+        words: the words with their white space. Each word is one token, and one event of a stream.
+        cost: the cost, in nano-dollars. None for the price of the tokens.
+        prompt_tokens: the billed tokens of the prompt. None for the number of its words.
+        completion_tokens: the billed tokens of the answer. None for the number of its words.
         pause: the time before each word, in seconds.
-        times: how many calls it answers; None: all calls until the next reply.
+        times: how many calls get this reply. None for all calls until the next reply.
     """
 
     words: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Reply(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """True if limits must not shorten it."""
+        """True if a token limit must not shorten the reply."""
         return bool(self.tool_calls) or self.cost is not None or self.completion_tokens is not None
 
 
@@ -54,8 +54,8 @@ class Fault(NamedTuple):
     """A failure of a call.
 
     Attributes:
-        make_error: creates the error; None: the connection is closed.
-        after: how many events of a stream come first; None: the call fails as a whole.
+        make_error: creates the error. None closes the connection.
+        after: how many events of a stream come before the failure. None if the call fails at once.
         on: the kind of request that fails.
     """
 
@@ -65,18 +65,18 @@ class Fault(NamedTuple):
 
 
 class Script:
-    """The replies and failures of one test. It is thread-safe."""
+    """The replies and the failures of one test. It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._replies: deque[Reply] = deque()
-        self._stays = False  # the first reply has been used
+        self._stays = False  # True once the first reply has been used
         self._faults: list[Fault] = []
-        #: The numbers of the tool calls.
+        #: Numbers for the ids of tool calls.
         self.numbers = itertools.count(1)
 
     def add_reply(self, reply: Reply) -> None:
-        """Add a reply after the present ones."""
+        """Add a reply after the existing ones."""
         with self._lock:
             if self._stays:
                 self._replies.popleft()
@@ -84,13 +84,13 @@ class Script:
             self._replies.append(reply)
 
     def add_fault(self, fault: Fault, times: int) -> None:
-        """Let this many calls fail."""
+        """Make this many calls fail."""
         with self._lock:
             self._faults.extend([fault] * times)
 
     def take_reply(self) -> tuple[Reply | None, Callable[[], None]]:
-        """The reply for the next call, and a function that returns it to the script. None if there
-        is no reply."""
+        """Take the reply for the next call. Returns it with a function that gives it back to the
+        script. None if there is no reply."""
         with self._lock:
             if not self._replies:
                 return None, _nothing
@@ -106,7 +106,7 @@ class Script:
         return reply, lambda: self._give_back(taken)
 
     def take_fault(self, wanted: Callable[[Fault], bool]) -> Fault | None:
-        """The first failure that applies to the call, if any."""
+        """Take the first failure for which ``wanted`` is True. None if there is none."""
         with self._lock:
             for index, fault in enumerate(self._faults):
                 if wanted(fault):
@@ -123,15 +123,15 @@ def _nothing() -> None:
 
 
 def words_in(text: str) -> tuple[str, ...]:
-    """Split a text into words. Joined, they give the text."""
+    """Split a text into words with their white space, so that joining them gives the text again."""
     return tuple(_WORD.findall(text))
 
 
 def tool_calls_in(given: Iterable[object], numbers: Iterator[int]) -> tuple[ToolCall, ...]:
-    """The tool calls that a test has given, in any of their forms.
+    """Convert the tool calls that a test has passed.
 
     Args:
-        numbers: for the ids of those that have none.
+        numbers: numbers for the ids of tool calls without an id.
 
     Raises:
         TypeError: a tool call has an unsupported form.
@@ -162,5 +162,5 @@ def _tool_call(given: object, numbers: Iterator[int]) -> ToolCall:
             arguments = json.dumps(arguments)
         except (TypeError, ValueError):
             arguments = msgspec.json.encode(arguments).decode()
-    # A library may refuse an id that it knows from an earlier turn.
+    # Use a new number for each id, because a library may refuse a repeated id.
     return ToolCall(id=fields.get("id") or f"call_{next(numbers)}", name=name, arguments=arguments)

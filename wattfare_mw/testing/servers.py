@@ -1,6 +1,6 @@
-"""Runs the service in a thread, on a real socket, with a ledger in memory.
+"""Runs the service in a thread, with a real socket and a ledger in memory.
 
-A process starts it once. Each test has its own app in it.
+The service starts once per process. Each test has its own app in it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from .scripts import Script
 
 T = TypeVar("T")
 
-#: A funding that the provider refuses.
+#: The key of a funding that the provider refuses.
 REFUSED_FUNDING = "refused"
 _PAYER = "tests"
-#: How long to wait for the service, in seconds: for its start, for an answer, and for its end.
+#: How long to wait for the service's start, for an answer and for its end, in seconds.
 START_SECONDS = 60
 ANSWER_SECONDS = 20
 STOP_SECONDS = 5
-#: How long to wait for the calls that are stopped when a test ends, in seconds.
+#: How long to wait for the calls that the end of a test stops, in seconds.
 CUT_OFF_SECONDS = 1.0
 
-# A library that stops the time for a test replaces `time.monotonic`, and the loop would stand
-# still.
+# A library that freezes the time for a test replaces `time.monotonic`. The event loop would then
+# stop, so it uses this reference.
 steady_seconds: Callable[[], float] = time.monotonic
 if hasattr(time, "clock_gettime"):
     steady_seconds = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
@@ -61,7 +61,7 @@ if hasattr(time, "clock_gettime"):
 class Clock:
     """The clock of the service. Months, sessions, grants and rate limits use it.
 
-    In each test, it starts with the machine's time.
+    At the start of each test, it has the machine's time.
     """
 
     def __init__(self) -> None:
@@ -80,10 +80,10 @@ class Clock:
         minutes: float = 0,
         seconds: float = 0,
     ) -> datetime:
-        """Move the clock forward and return its new time. Nothing is delayed.
+        """Move the clock forward, and return its new time. This does not wait.
 
         Raises:
-            ValueError: the time would go back.
+            ValueError: the clock would go back.
         """
         more = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         if delta is not None:
@@ -98,7 +98,7 @@ class Clock:
         return time.time() + self._ahead.total_seconds()
 
     def reset(self) -> None:
-        """Return to the machine's time."""
+        """Set the clock to the machine's time."""
         self._ahead = timedelta()
 
     def __repr__(self) -> str:
@@ -106,9 +106,9 @@ class Clock:
 
 
 class TestedApp:
-    """The app of one test: its keys, its script and its calls."""
+    """The app of one test, with its keys, its script and its calls."""
 
-    __test__ = False  # for pytest
+    __test__ = False  # not a test class of pytest
 
     def __init__(self) -> None:
         self.app, self.keys = keys.new_app("tests", "test")
@@ -124,7 +124,7 @@ class TestedApp:
         return self.app.id
 
     def count_reserved(self, sql: Sql, user_id: str | None) -> int:
-        """How many calls of this user are in flight; None: of any user or grant."""
+        """How many calls of this user are in flight. None counts those of all users and grants."""
         table = schema.reservations
         where = [table.c.app_id == self.id]
         if user_id is not None:
@@ -132,14 +132,14 @@ class TestedApp:
         return sql.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
 
     def note_reserved(self, call: InferenceCall, amount: int) -> None:
-        """Record what a call has reserved, in nano-dollars."""
+        """Record the reserved amount of a call, in nano-dollars."""
         record = CURRENT.get()
         if record is not None:
             record.reserved = amount
             self._reserved[call.id] = record
 
     def note_settled(self, reservation_id: str, outcome: Outcome, billed: int) -> None:
-        """Record what a call was billed, in nano-dollars."""
+        """Record the billed amount of a call, in nano-dollars."""
         record = self._reserved.pop(reservation_id, None)
         if record is not None:
             record.reserved, record.billed = 0, billed
@@ -164,25 +164,25 @@ class Server:
         self._thread = threading.Thread(target=self._run, name="wattfare-testing", daemon=True)
         self._thread.start()
         if not self._ready.wait(START_SECONDS):
-            raise RuntimeError(f"The service has not started in {START_SECONDS} seconds.")
+            raise RuntimeError(f"The service did not start in {START_SECONDS} seconds.")
         if self._failure is not None:
             raise RuntimeError("The service did not start.") from self._failure
 
     @property
     def is_usable(self) -> bool:
-        """False if the thread has ended, or belongs to the parent of a forked process."""
+        """False if the thread has ended, or if this is a forked child of its process."""
         return self._pid == os.getpid() and self._thread.is_alive()
 
     def run(self, job: Callable[[ServiceState], Awaitable[T]]) -> T:
-        """Run a job in the service's thread and wait for its result.
+        """Run a job in the service's thread, and wait for its result.
 
         Raises:
             RuntimeError: the service does not run in this process, or does not answer.
         """
         if self._pid != os.getpid():
             raise RuntimeError(
-                "This process was forked from the one that runs the service. It can call the "
-                "service over HTTP, but only the process of the test can use this object."
+                "The service runs in the parent of this forked process. This process can call the"
+                " service over HTTP, but only the parent can use this object."
             )
         if not self._thread.is_alive():
             raise RuntimeError("The service has ended.") from self._failure
@@ -195,12 +195,10 @@ class Server:
             return future.result(ANSWER_SECONDS)
         except TimeoutError:
             future.cancel()
-            raise RuntimeError(
-                f"The service has not answered in {ANSWER_SECONDS} seconds."
-            ) from None
+            raise RuntimeError(f"The service did not answer in {ANSWER_SECONDS} seconds.") from None
 
     def begin(self) -> TestedApp:
-        """Create an app for a test. The address's keys belong to it until :meth:`end`."""
+        """Create an app for a test. Until :meth:`end`, the address's keys belong to this app."""
         tested = TestedApp()
         self.clock.reset()
         self.run(lambda state: state.store.add_app(tested.app))
@@ -209,7 +207,7 @@ class Server:
         return tested
 
     def end(self) -> None:
-        """End the test. Its remaining calls are stopped."""
+        """End the test, and stop its remaining calls."""
         tested = self._tested
         if tested is None or not self.is_usable:
             return
@@ -223,17 +221,17 @@ class Server:
         finally:
             self._tested = None
 
-    def wait_until_settled(self, user_id: str | None, patience: float) -> bool:
+    def wait_until_settled(self, user_id: str | None, timeout: float) -> bool:
         """Wait until no call of the test is in flight. Returns False if one still is.
 
         Args:
-            user_id: whose calls; None: any user or grant.
-            patience: the maximum time to wait, in seconds.
+            user_id: the user whose calls to wait for. None for all users and grants.
+            timeout: the maximum time to wait, in seconds.
         """
         tested = self._tested
         if tested is None:
             return True
-        deadline = steady_seconds() + patience
+        deadline = steady_seconds() + timeout
         while self.run(
             lambda state: state.store.transact(lambda sql: tested.count_reserved(sql, user_id))
         ):
@@ -245,7 +243,8 @@ class Server:
         return True
 
     def stop(self) -> None:
-        """End the thread. It is a daemon, so the process can exit even if it does not end."""
+        """End the thread. If it does not end, the process can still exit, because the thread is a
+        daemon."""
         if self.is_usable:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(STOP_SECONDS)
@@ -254,12 +253,12 @@ class Server:
 
     @property
     def client_address(self) -> str:
-        """The client address that the service sees. Each test has another one."""
+        """The client address that the service sees. It is different for each test."""
         number = self._tests % 2**24
         return f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
     def app_of(self, headers: Headers) -> TestedApp | None:
-        """The app of the current test, if this request has one of its secret keys."""
+        """The app of the current test, if the request has one of its secret keys."""
         tested = self._tested
         if tested is None:
             return None
@@ -272,7 +271,7 @@ class Server:
         return tested if tested is not None and tested.id == app_id else None
 
     def standing_app(self) -> App:
-        """The app of the current test, to which the address's keys belong.
+        """The app of the current test, which owns the address's keys.
 
         Raises:
             WattfareAuthError: there is no current test.
@@ -280,8 +279,8 @@ class Server:
         tested = self._tested
         if tested is None:
             raise WattfareAuthError(
-                "No test is using this service. A test asks for the fixture `wattfare`, or "
-                "opens a WattfareService."
+                "No test is using this service. In the test, use the fixture `wattfare` or open a"
+                " WattfareService."
             )
         return App(
             tested.id,
@@ -292,7 +291,7 @@ class Server:
         )
 
     async def keep_lease(self) -> None:
-        """Renew the lease, because a debugger may have stopped this thread."""
+        """Renew the lease. It may have expired while a debugger had stopped this thread."""
         for _ in range(2):
             if self._state.runner.seconds_left > 0:
                 return
@@ -329,7 +328,7 @@ class Server:
             http=_Protocol,
             lifespan="off",
         )
-        # As an argument, it would remove the process's handlers of this log.
+        # As an argument of Config, this would remove the handlers of the process's access log.
         config.access_log = False
         config.load()
         connections = ServerState()
@@ -375,7 +374,7 @@ class _Store(SQLiteStore):
 
     def __init__(self, url: str, server: Server) -> None:
         super().__init__(url, clock=server.clock.now)
-        self._lease_clock = lease_now  # moving the clock must not end a lease
+        self._lease_clock = lease_now  # a test that moves the clock must not end a lease
         self._server = server
 
     async def app_by_id(self, app_id: str) -> App | None:
@@ -427,7 +426,7 @@ _servers: list[Server] = []
 
 
 def first_server() -> Server:
-    """The service that the tests of this process share. The first call starts it."""
+    """The service that the tests of this process share. The first call starts the service."""
     with _lock:
         _forget_the_dead()
         if not _servers:
@@ -436,7 +435,7 @@ def first_server() -> Server:
 
 
 def take_server() -> Server:
-    """A service that no other test uses now. Return it afterwards."""
+    """Take a service that no other test is using. Give it back with :func:`give_back`."""
     with _lock:
         _forget_the_dead()
         for server in _servers:
@@ -450,7 +449,7 @@ def take_server() -> Server:
 
 
 def give_back(server: Server) -> None:
-    """Let the next test use this one."""
+    """Make a service available to the next test."""
     with _lock:
         server.is_busy = False
 

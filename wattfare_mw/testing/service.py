@@ -1,4 +1,4 @@
-"""``WattfareService``: a test's interface to the service."""
+"""``WattfareService``, a test's interface to the service."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from .users import Amount, AppUser, OfTest, nanos_of
 
 T = TypeVar("T")
 
-#: How long to wait for calls in flight, in seconds: when a test reads what was billed, and when it
+#: How long to wait for calls in flight, in seconds, when a test reads the billed amount and when it
 #: ends.
 BILLED_SECONDS = 1.0
 END_SECONDS = 2.0
 
 _ADVICE = (
-    "Read each stream to its end, or close it. Mark a test that leaves one open on purpose: "
-    "@pytest.mark.wattfare(allow_reserved=True)."
+    "Read each stream to its end, or close it. If a test leaves a stream open on purpose, mark the"
+    " test with @pytest.mark.wattfare(allow_reserved=True)."
 )
 
 atexit.register(stop_servers)
 
 
 class SharedService:
-    """The address of the service that the tests of a process share. It is the same in each test,
-    for an app that is created once. Its keys belong to the app of the current test.
+    """The service that the tests of a process share. Its address and its keys are the same in each
+    test, for an app that is created only once. The keys belong to the app of the current test.
 
     Attributes:
         url: the service's address.
@@ -83,12 +83,13 @@ class SharedService:
 
 
 def shared_service() -> SharedService:
-    """The service that the tests of this process share. The first call starts it."""
+    """The service that the tests of this process share. The first call starts the service."""
     return SharedService(first_server())
 
 
 class WattfareService:
-    """A Wattfare service for one test: a real one, on a real socket, in a thread of this process.
+    """A Wattfare service for one test. It is a real service on a real socket, in a thread of this
+    process.
 
     ::
 
@@ -96,14 +97,14 @@ class WattfareService:
             wattfare.user("ann").connect(5)
 
     The service has a new app without users. It accepts any model, at the prices of the built-in
-    one: 0.000001 USD per word of the prompt, and 0.000002 USD per word of the answer. It is
-    thread-safe. The first service of a process takes a second to start, and the next ones a few
+    model: 0.000001 USD per word of the prompt, and 0.000002 USD per word of the answer. It is
+    thread-safe. The first service of a process takes a second to start. The next ones take a few
     milliseconds.
 
     Args:
         set_environment: set ``WATTFARE_SECRET_KEY``, ``WATTFARE_BASE_URL`` and
             ``WATTFARE_PUBLISHABLE_KEY`` until the service is closed.
-        allow_reserved: do not check at the end that each call is settled.
+        allow_reserved: True to skip the check at the end that each call is settled.
     """
 
     def __init__(self, *, set_environment: bool = True, allow_reserved: bool = False) -> None:
@@ -113,10 +114,10 @@ class WattfareService:
         self._environment: Environment | None = None
         self._clients: list[Wattfare] = []
 
-    # -- from the beginning to the end
+    # -- start and stop
 
     def open(self) -> Self:
-        """Start. A ``with`` block does this."""
+        """Start the service. A ``with`` block does this."""
         if self._opened is not None:
             raise RuntimeError("This service is already open.")
         server = take_server()
@@ -130,13 +131,15 @@ class WattfareService:
         return self
 
     def close(self, *, check: bool = True) -> None:
-        """Stop. A ``with`` block does this. Does nothing if the service is closed.
+        """Stop the service. A ``with`` block does this. If the service is closed, this does
+        nothing.
 
         Args:
-            check: check that all calls are settled. Waits for them for up to two seconds.
+            check: True to check that all calls are settled. This waits for them, for up to two
+                seconds.
 
         Raises:
-            AssertionError: a call still reserves a part of a budget.
+            AssertionError: a call is not settled, so it still reserves a part of a budget.
         """
         if self._opened is None:
             return
@@ -177,8 +180,8 @@ class WattfareService:
 
     @property
     def url(self) -> str:
-        """The service's address, such as ``http://127.0.0.1:49152``. It is the app's
-        ``base_url``."""
+        """The service's address, such as ``http://127.0.0.1:49152``. It is the ``base_url`` for the
+        app."""
         return self._server.address.url
 
     @property
@@ -197,19 +200,20 @@ class WattfareService:
         return environ(self.url, self.secret_key, self.publishable_key)
 
     def client(self) -> Wattfare:
-        """A client for this test's app. It is closed when the test ends."""
+        """Create a client for this test's app. It is closed when the test ends."""
         client = Wattfare(self.secret_key, base_url=self.url)
         self._clients.append(client)
         return client
 
     def async_client(self) -> AsyncWattfare:
-        """A client for this test's app. Use it in an ``async with`` block, which closes it."""
+        """Create an async client for this test's app. Use it in an ``async with`` block, which
+        closes it."""
         return AsyncWattfare(self.secret_key, base_url=self.url)
 
     # -- users and their budgets
 
     def user(self, user_id: UserId) -> AppUser:
-        """A user of the app, by the app's own id. They need not exist before.
+        """A user of the app, by the app's own id. Any valid id works.
 
         Raises:
             WattfareError: ``invalid_request`` if the id is invalid.
@@ -221,8 +225,8 @@ class WattfareService:
         """Create a one-time grant and return its token.
 
         Args:
-            requests: how many calls it pays for.
-            max_usd: how much they may cost, in USD.
+            requests: the maximum number of calls.
+            max_usd: the maximum cost of all calls together, in USD.
         """
         token = keys.new_grant_token()
         digest = keys.digest(token)
@@ -247,17 +251,20 @@ class WattfareService:
         pause: float = 0,
         times: int | None = None,
     ) -> None:
-        """Set the model's answer. Several replies are used in turn, and the last one stays. A reply
-        with tool calls is used once. Without a reply, the model repeats the user's last message.
+        """Set the model's reply. If you set several replies, each call gets the next one, and the
+        last reply is used for all further calls. A reply with tool calls is used only once. Without
+        a reply, the model repeats the user's last message.
 
         Args:
-            text: the answer. A stream sends it word by word. A dict or a list is sent as JSON.
+            text: the text of the reply. A stream sends it word by word. A dict or a list is sent as
+                JSON.
             tool_calls: pairs of a name and its arguments: ``[("get_weather", {"city": "Paris"})]``.
-            cost: the cost of the call, in USD; None: the price of its words.
-            prompt_tokens: the billed tokens of the prompt; None: its words.
-            completion_tokens: the billed tokens of the answer; None: its words.
+            cost: the cost of the call, in USD. None for the price of its words.
+            prompt_tokens: the billed tokens of the prompt. None for the number of its words.
+            completion_tokens: the billed tokens of the answer. None for the number of its words.
             pause: the time before each word, in seconds.
-            times: how many calls get this reply; then the next one, or the prompt.
+            times: how many calls get this reply. Later calls get the next reply or, if there is
+                none, the user's last message.
         """
         if not isinstance(text, (str, list, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
@@ -285,7 +292,8 @@ class WattfareService:
         )
 
     def tool_call(self, name: str, arguments: Mapping[str, Any] | str = "{}") -> None:
-        """Let the model call one tool: the same as ``reply(tool_calls=[(name, arguments)])``."""
+        """Make the model call one tool. This is the same as ``reply(tool_calls=[(name,
+        arguments)])``."""
         self.reply(tool_calls=[(name, arguments)])
 
     def fail(
@@ -299,16 +307,16 @@ class WattfareService:
         times: int = 1,
         on: FailOn = "model",
     ) -> None:
-        """Let the next call fail, for any user. Nothing is billed for it.
+        """Make the next call fail, for any user. The call is not billed.
 
         Args:
             code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
                 ``rate_limited``, ``auth``, ``invalid_request``, ``upstream`` or ``unknown``. With
                 ``network``, the connection is closed without an answer.
-            message: the text of the error; None: the service's own text.
-            status: the HTTP status; None: the one of the code.
-            retry_after: the ``Retry-After`` of the answer, in seconds.
-            after: how many events of the next stream come first. These are billed.
+            message: the text of the error. None for the service's own text.
+            status: the HTTP status. None for the default status of the code.
+            retry_after: the ``Retry-After`` of the response, in seconds.
+            after: fail the next stream after this many events. These events are billed.
             times: how many calls fail.
             on: what fails: ``model`` (a call), ``token`` (creating a session token), ``status``,
                 ``disconnect`` or ``models`` (the list of models).
@@ -317,7 +325,9 @@ class WattfareService:
             ValueError: the code is unknown, or a number is out of its range.
         """
         if code not in STATUS_BY_CODE:
-            raise ValueError(f"{code!r} is not a code. The codes are {', '.join(STATUS_BY_CODE)}.")
+            raise ValueError(
+                f"{code!r} is not an error code. The codes are {', '.join(STATUS_BY_CODE)}."
+            )
         _check_at_least(1, times=times)
         _check_at_least(0, after=after, retry_after=retry_after)
         if status is not None and not 400 <= status <= 599:
@@ -325,7 +335,7 @@ class WattfareService:
         if on not in get_args(FailOn):
             raise ValueError(f"`on` must be one of {', '.join(get_args(FailOn))}, not {on!r}.")
         if after is not None and on != "model":
-            raise ValueError("`after` is for the stream of a model: leave out `on`.")
+            raise ValueError("`after` is only for a model's stream: leave out `on`.")
         now = self.clock.now()
 
         def make() -> WattfareError:
@@ -343,13 +353,13 @@ class WattfareService:
         self._tested.script.add_fault(Fault(None if code == "network" else make, after, on), times)
 
     def cut_stream(self, after: int, *, network: bool = False) -> None:
-        """Let the next stream break off after this many events. Each event is a word, and is
+        """Make the next stream break off after this many events. Each event is one word, and is
         billed.
 
         Args:
             after: 0 or more.
-            network: False: the model's provider breaks off, so the stream ends with an ``upstream``
-                error. True: the connection between the app and the service breaks off.
+            network: if False, the provider breaks off, and the stream ends with an ``upstream``
+                error. If True, the connection between the app and the service breaks.
         """
         _check_at_least(0, after=after)
         error = None if network else lambda: failed("The connection to the upstream broke.")
@@ -357,17 +367,18 @@ class WattfareService:
 
     @property
     def clock(self) -> Clock:
-        """The clock of the service. ``clock.advance(days=31)`` begins a new month."""
+        """The clock of the service. ``clock.advance(days=31)`` starts a new month."""
         return self._server.clock
 
-    # -- what has happened
+    # -- the calls and the bill
 
     def billed(self, user: UserId | None = None) -> Decimal:
-        """All that was billed in this test, in USD, exactly: in every month, and also what the test
-        spent itself. It waits until the calls in flight are settled, for a second at most.
+        """The exact amount billed in this test, in USD. It includes all months, and amounts that
+        the test spent with :meth:`.AppUser.spend`. This first waits for the calls in flight to be
+        settled, for a second at most.
 
         Args:
-            user: the user's id; None: all users and grants of the app.
+            user: the user's id. None for all users and grants of the app.
         """
         user_id = None if user is None else user_id_text(user)
         self._wait_until_settled(user_id)
@@ -377,7 +388,7 @@ class WattfareService:
         """The amount that the calls in flight have reserved, in USD.
 
         Args:
-            user: the user's id; None: all users and grants of the app.
+            user: the user's id. None for all users and grants of the app.
         """
         return self._sum(
             schema.reservations, "reserved_nanos", None if user is None else user_id_text(user)
@@ -405,7 +416,8 @@ class WattfareService:
     def _now_open(self) -> tuple[Server, TestedApp]:
         if self._opened is None:
             raise RuntimeError(
-                "This service is closed. Use it in a block: with WattfareService() as wattfare:"
+                "This service is closed. Use it in a `with` block: with WattfareService() as"
+                " wattfare:"
             )
         return self._opened
 
@@ -425,8 +437,8 @@ class WattfareService:
         query = select(func.coalesce(func.sum(table.c[column]), 0)).where(*where)
         return money.usd(int(self._read(lambda sql: sql.execute(query).scalar_one())))
 
-    def _wait_until_settled(self, user_id: str | None, patience: float = BILLED_SECONDS) -> bool:
-        return self._server.wait_until_settled(user_id, patience)
+    def _wait_until_settled(self, user_id: str | None, timeout: float = BILLED_SECONDS) -> bool:
+        return self._server.wait_until_settled(user_id, timeout)
 
     def _describe_calls_in_flight(self) -> str:
         in_flight = [call for call in self.calls if call.reserved]
@@ -437,7 +449,7 @@ class WattfareService:
             for call in in_flight
         ]
         return "\n".join(
-            ["The test is over, but calls of the app are still running:", *lines, _ADVICE]
+            ["The test has ended, but calls of the app are still running:", *lines, _ADVICE]
         )
 
 

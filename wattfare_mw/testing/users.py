@@ -1,4 +1,4 @@
-"""The users of a tested app and their budgets."""
+"""The users of the tested app, and their budgets."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ T = TypeVar("T")
 Amount = Decimal | int | float | str
 """An amount in USD: ``5``, ``"0.01"`` or a Decimal."""
 
-#: The model in the ledger's rows for amounts that a test spends.
+#: The name of the model in the ledger's rows for amounts that a test spends.
 _MODEL = "wattfare/spent-by-test"
 
 
 class OfTest(NamedTuple):
-    """The parts of a test that its users need.
+    """The parts of a test that its users use.
 
     Attributes:
-        server: returns the service. It raises an error after the test.
+        server: returns the service. Raises an error after the end of the test.
         app: returns the app of the test.
         wait_until_settled: waits for the calls of a user.
     """
@@ -45,8 +45,8 @@ class OfTest(NamedTuple):
 
 
 class AppUser:
-    """A user of the tested app, with a budget. Methods that change it return the user, so they can
-    be chained: ``wattfare.user("ann").connect(5).spend_to("0.01")``.
+    """A user of the tested app. Methods that change the budget return the user, so they can be
+    chained: ``wattfare.user("ann").connect(5).spend_to("0.01")``.
 
     Attributes:
         id: the app's own id of the user.
@@ -58,10 +58,10 @@ class AppUser:
         self.id = user_id
 
     def connect(self, cap: Amount | None = None) -> Self:
-        """Connect a budget, or change its cap.
+        """Connect a budget, or change the cap of the connected budget.
 
         Args:
-            cap: in USD a month; None for no cap.
+            cap: the cap, in USD per month. None for no cap.
 
         Raises:
             ValueError: the cap is not a valid amount.
@@ -71,55 +71,55 @@ class AppUser:
         return self
 
     def spend(self, amount: Amount) -> Self:
-        """Spend exactly this amount, in USD, as one call that the app did not make.
+        """Bill exactly this amount to the user, in USD, as if for one call.
 
         Raises:
-            WattfareError: the ledger refuses the call: the user has connected no budget, or less
-                is left of it.
-            ValueError: it is not a valid amount.
+            WattfareError: the user has not connected a budget, or less than this amount is left.
+            ValueError: the amount is invalid.
         """
         self._spend(nanos_of(amount))
         return self
 
     def spend_to(self, billed: Amount | None = None, *, left: Amount | None = None) -> Self:
-        """Spend until this amount is billed in this month, or until this amount is left.
+        """Bill the user so that exactly this amount is billed in this month, or exactly this amount
+        is left.
 
-        ``spend_to("0.01")`` leaves the user with 0.01 USD billed in this month, and
-        ``spend_to(left="0.01")`` with 0.01 USD left of the cap.
+        After ``spend_to("0.01")``, 0.01 USD are billed in this month. After
+        ``spend_to(left="0.01")``, 0.01 USD are left of the cap.
 
         Args:
             billed: the total of this month, in USD.
-            left: the rest of the cap, in USD.
+            left: the remaining part of the cap, in USD.
 
         Raises:
-            WattfareError: the ledger refuses the call: the user has connected no budget, or less
-                is left of it.
-            ValueError: more has been spent already, there is no cap, or the amount is invalid.
+            WattfareError: the user has not connected a budget, or less than this amount is left.
+            ValueError: the user has already spent more, the user has no cap, or the amount is
+                invalid.
         """
         if (billed is None) == (left is None):
             raise ValueError('Pass either spend_to("0.01") or spend_to(left="0.01").')
         connection, totals = self._account()
         if connection is None or not connection.connected:
             raise WattfareNotConnectedError(
-                f"{self.id!r} has not connected a budget: user({self.id!r}).connect(5) comes first."
+                f"{self.id!r} has not connected a budget. Call user({self.id!r}).connect(5) first."
             )
         if billed is not None:
             more = nanos_of(billed) - totals.billed
         elif connection.cap is None:
             raise ValueError(
-                f"{self.id!r} has no cap, so no amount can be left of it: set one with connect(5)."
+                f"{self.id!r} has no cap, so `left` has no meaning. Set a cap with connect(5)."
             )
         else:
             assert left is not None
             more = connection.cap - totals.billed - nanos_of(left)
         if more < 0:
-            raise ValueError(f"{self.id!r} has spent {money.usd(totals.billed)} USD already.")
+            raise ValueError(f"{self.id!r} has already spent {money.usd(totals.billed)} USD.")
         if more:
             self._spend(more)
         return self
 
     def revoke(self) -> Self:
-        """Revoke the connection. Calls in flight are stopped, and the next call gets
+        """Revoke the connection. This stops calls in flight, and the next call gets
         ``not_connected``."""
 
         async def revoke(state: ServiceState) -> None:
@@ -131,8 +131,9 @@ class AppUser:
         return self
 
     def fund_fails(self) -> Self:
-        """Let the provider refuse the key that pays. Calls get ``funding_invalid`` until the user
-        connects again. A user without a connection is connected first."""
+        """Make the provider refuse the key of the payer's funding. Calls get ``funding_invalid``
+        until the user connects again. If the user is not connected, this connects a budget
+        first."""
         connection, _ = self._account()
         if connection is None or not connection.connected:
             self.connect()
@@ -146,8 +147,8 @@ class AppUser:
         return self
 
     def status(self) -> ConnectionStatus:
-        """The status that the app gets for this user: connected or not, the cap, and this month's
-        usage. It waits up to a second for the user's calls to settle."""
+        """The status that the app gets for this user: the connection, the cap, and this month's
+        usage. This first waits for the user's calls to be settled, for a second at most."""
         self._test.wait_until_settled(self.id)
         connection, totals = self._account()
         terms = self._run_now(lambda state: state.terms)
@@ -155,7 +156,7 @@ class AppUser:
 
     @property
     def billed(self) -> Decimal:
-        """The total that the user was billed in this test, in USD. See
+        """The amount billed to the user in this test, in USD. See
         :meth:`.WattfareService.billed`."""
         return self._service.billed(self.id)
 
@@ -204,10 +205,11 @@ class AppUser:
 
 
 def nanos_of(amount: Amount) -> int:
-    """An amount in USD as nano-dollars.
+    """Convert an amount in USD to nano-dollars.
 
     Raises:
-        ValueError: it is not a number, negative, too large, or not a whole number of nano-dollars.
+        ValueError: the amount is not a number, negative, too large, or not a whole number of
+            nano-dollars.
     """
     try:
         number = money.amount(Decimal(amount) if isinstance(amount, str) else amount)

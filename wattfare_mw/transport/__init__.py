@@ -1,9 +1,9 @@
 """Private: a small HTTP client interface, over httpx, httpx2 or aiohttp.
 
-All of them behave in the same way: proxies and certificates come from the environment, redirects
-are not followed, cookies are not kept or sent, nothing is decompressed, a stream has no total time
-limit, and each event loop and each process has its own pool. A failure raises
-:class:`~wattfare_mw.WattfareNetworkError`, which says whether the request can have arrived.
+All transports behave in the same way. Proxies and certificates come from the environment. Redirects
+are not followed, cookies are not kept or sent, and answers are not decompressed. A stream has no
+total time limit. Each event loop and each process has its own pool. A failed request raises
+:class:`~wattfare_mw.WattfareNetworkError`, which says whether the request may have arrived.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ _ASYNC = (("httpx", "AsyncClient"), ("httpx2", "AsyncClient"), ("aiohttp", "Clie
 
 def sync_transport(http_client: SyncHTTPClient | None = None) -> Transport:
     """A transport over ``http_client``: an ``httpx.Client``, an ``httpx2.Client``, or a function
-    that makes one. One of these classes itself means our own connections over its library. None
-    means httpx.
+    that creates one. For one of these classes itself, the transport has its own connections over
+    this library. For None, it has its own connections over httpx.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: ``http_client`` is none of these.
     """
     library = _own_library(http_client, _SYNC)
     if library is not None:
@@ -84,7 +84,7 @@ def async_transport(http_client: AsyncHTTPClient | None = None) -> AsyncTranspor
     own connections over its library. None means aiohttp if it is installed, else httpx.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: ``http_client`` is none of these.
     """
     library = _own_library(http_client, _ASYNC)
     if library == "aiohttp":
@@ -115,13 +115,13 @@ Kinds = tuple[tuple[str, str], ...]
 
 
 def _classes(kinds: Kinds) -> tuple[type[Any], ...]:
-    # Its library must already be imported, so nothing is imported here.
+    # If the app has such a client, its library is imported already, so import nothing here.
     return tuple(getattr(sys.modules[m], name) for m, name in kinds if m in sys.modules)
 
 
 def _own_library(value: Any, kinds: Kinds) -> str | None:
-    """The library for our own connections, if ``http_client`` is None or exactly one of the
-    classes. A subclass is the app's own."""
+    """The library for our own connections, if ``http_client`` is exactly one of the classes or
+    None. A subclass counts as the app's own function."""
     if value is None:
         has_aiohttp = kinds is _ASYNC and importlib.util.find_spec("aiohttp") is not None
         return "aiohttp" if has_aiohttp else "httpx"
@@ -134,7 +134,7 @@ def _is_a(value: object, kinds: Kinds) -> bool:
 
 
 def _may_make(value: object, kinds: Kinds) -> TypeGuard[Callable[[], Any]]:
-    """True if this may be a function that makes a client. A class is one only if it makes one."""
+    """True if this may be a function that creates a client. A class must be a class of clients."""
     if isinstance(value, type):
         return issubclass(value, _classes(kinds))
     return callable(value) and not inspect.iscoroutinefunction(value)
@@ -144,13 +144,13 @@ def _wrong_kind(value: object, kinds: Kinds) -> TypeError:
     wanted = ", ".join(f"{module}.{name}" for module, name in kinds)
     kind = cast("type[object]", value if isinstance(value, type) else type(value))
     return TypeError(
-        f"http_client must be one of {wanted}, or a function that gives one,"
-        f" not {kind.__module__}.{kind.__qualname__}"
+        f"http_client must be one of {wanted}, or a function that returns one, not"
+        f" {kind.__module__}.{kind.__qualname__}"
     )
 
 
 class _MadeTransport:
-    """A transport over the clients that the app's function makes, one for each event loop."""
+    """A transport over the clients that the app's function creates, one for each event loop."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._pool = LoopPool(lambda: _async_transport_over(make(), owned=True), _close)

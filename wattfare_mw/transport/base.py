@@ -1,4 +1,4 @@
-"""The parts that all transports share: requests and responses, pools, and errors."""
+"""Shared parts of the transports: requests, responses, pools and errors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-#: How long a connection may idle, in seconds. Most servers close theirs after 5 s, which could hit
-#: a new request.
+#: How long a connection may idle, in seconds. Most servers close an idle connection after 5 s,
+#: which could break a new request.
 KEEPALIVE_SECONDS = 4.0
-#: The most bytes of a body that is read into memory.
+#: The maximum size of a body that is read into memory, in bytes.
 MAX_BODY_BYTES = 64 * 2**20
 
 
 class Secret(str):
-    """A string whose repr is a mask. It stays hidden in a repr, in a log's ``%r`` and in the local
-    variables of a traceback."""
+    """A string with a masked repr. Its value does not appear in a repr, in a log's ``%r``, or in a
+    traceback that shows local variables."""
 
     __slots__ = ()
 
@@ -37,7 +37,7 @@ class Secret(str):
         return "'…'"
 
     def __getitem__(self, key: SupportsIndex | slice) -> Secret:
-        return Secret(super().__getitem__(key))  # rich slices a string before it takes its repr
+        return Secret(super().__getitem__(key))  # rich shows the repr of a slice
 
 
 class SecretBytes(bytes):
@@ -50,23 +50,23 @@ class SecretBytes(bytes):
 
 
 def hidden(value: Any) -> Any:
-    """Hide a secret that an app has passed, if it is a string. Call it first, and assign the result
-    to the same name: later code may raise, and error reporters show the local variables of every
-    frame."""
+    """Mask a secret that an app has passed, if it is a string. Call this before anything else, and
+    assign the result to the same name. If later code raises an error, an error reporter may show
+    the local variables of every frame."""
     return Secret(value) if isinstance(value, str) else value
 
 
 def header_key(key: str) -> Secret | None:
-    """A key for a header, without surrounding white space, such as the line end of its file. None
-    if it cannot be in a header, because it is empty or has characters other than visible ASCII."""
+    """A key for a header, without white space around it, such as the line end of a file. None if a
+    header cannot have this key, because it is empty or has characters other than visible ASCII."""
     key = Secret(key.strip())
     visible = key and key.isascii() and key.isprintable() and " " not in key
     return key if visible else None
 
 
 class HTTPRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request to send. Timeouts are in seconds; None means no limit. One limits the connect, the
-    other each silence while reading."""
+    """A request to send. Timeouts are in seconds, and None means no limit. ``connect_timeout``
+    limits the connect, and ``read_timeout`` each pause in the answer."""
 
     method: str
     url: str
@@ -83,7 +83,7 @@ class BodyParts:
     """Collects the parts of a body.
 
     Args:
-        limit: the most bytes of all parts together.
+        limit: the maximum number of bytes of all parts together.
     """
 
     __slots__ = ("_limit", "_parts", "_size")
@@ -97,7 +97,7 @@ class BodyParts:
         """Add the next part.
 
         Raises:
-            WattfareError: ``upstream``; there are too many bytes.
+            WattfareError: ``upstream``; the body is too large.
         """
         self._size += len(part)
         if self._size > self._limit:
@@ -112,14 +112,14 @@ class BodyParts:
 
 
 class HTTPResponse(Protocol):
-    """An answer whose headers have arrived, and whose body has not been read."""
+    """An answer with an unread body."""
 
     @property
     def status(self) -> int: ...
     @property
     def headers(self) -> Headers: ...
     def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
-        """Read the whole body, and close the response.
+        """Read the whole body and close the response.
 
         Raises:
             WattfareError: ``upstream``; the body has more than ``limit`` bytes.
@@ -127,12 +127,12 @@ class HTTPResponse(Protocol):
         ...
 
     def read_some(self) -> bytes:
-        """The next part of the body. Empty at the end; then the response is closed."""
+        """Read the next part of the body. At the end, close the response and return an empty
+        part."""
         ...
 
     def close(self) -> None:
-        """Release the connection. If the body has not been read to its end, the connection is
-        closed."""
+        """Release the connection. Close it if the body has not been read to its end."""
         ...
 
 
@@ -149,10 +149,10 @@ class AsyncHTTPResponse(Protocol):
 
 
 class Transport(Protocol):
-    """Send a request. Returns the answer as soon as its headers have arrived.
+    """Sends requests. ``send`` returns the answer as soon as its headers have arrived.
 
     Raises:
-        WattfareNetworkError: the request failed; ``sent=False`` if no connection was made.
+        WattfareNetworkError: the request failed; ``sent`` is False if there was no connection.
     """
 
     def send(self, request: HTTPRequest) -> HTTPResponse: ...
@@ -166,26 +166,26 @@ class AsyncTransport(Protocol):
     async def close(self) -> None: ...
 
 
-#: The credentials in a URL: a proxy's, which aiohttp repeats.
+#: The credentials in a URL. aiohttp's errors may repeat the URL of a proxy.
 _USERINFO = re.compile(r"://[^\s'\"]*@")
 
 
 class LibraryError(Exception):
-    """The message of an HTTP library's error, without its other data.
+    """Replaces an HTTP library's error. It has only the message.
 
     Attributes:
-        kinds: what the log shows. The message may repeat what a server has sent.
+        kinds: the text for the log, because the message may repeat data from a server.
     """
 
     kinds: str = ""
 
 
 class Failures:
-    """Converts the exceptions of an HTTP library into our own error.
+    """Converts the exceptions of an HTTP library to our own error.
 
     Args:
         failures: the exceptions of a failed request.
-        never_made: those after which nothing can have arrived.
+        never_made: the exceptions after which the request cannot have arrived.
     """
 
     __slots__ = ("_failures", "_never_made")
@@ -197,14 +197,14 @@ class Failures:
         self._never_made = never_made
 
     def seen(self, error: BaseException) -> None:
-        """Handle an exception of the library before it propagates.
+        """Handle an exception of the library, which the caller then raises again.
 
         Raises:
-            WattfareNetworkError: replaces it if the request failed.
+            WattfareNetworkError: the request failed. Replaces the library's exception.
         """
-        # The library's frames have the headers, and so the secret key, in their local variables,
-        # which error reporters may print. This includes a cancellation, which is how an app's
-        # timeout ends a call. The library's errors have the request, or a proxy's password.
+        # The library's frames have the headers, and so the secret key, in their local variables. An
+        # error reporter may print these, also for a cancellation by an app's timeout. The library's
+        # errors reference the request, or have a proxy's password.
         forget_frames(error)
         if isinstance(error, self._failures):
             sent = not isinstance(error, self._never_made)
@@ -217,10 +217,10 @@ class Failures:
 # -- pools: one for each process, and for each event loop in it
 
 
-# Clients of a parent process. A forked child must not use them or collect them: a collected client
-# would send its farewell on the parent's sockets.
+# Clients of the parent process. A forked child must not use them. It must not free them either,
+# because a freed client would send a TLS shutdown on the parent's sockets.
 _inherited: list[object] = []
-# The id of this process. Each request needs it, and a system call is slower.
+# The id of this process. Each request needs it, and a system call would be slower.
 _pid = os.getpid()
 
 
@@ -234,8 +234,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 class _Slot(Generic[C]):
-    """The state of a pool in one process. A forked child makes a new one, because a thread of the
-    parent may hold the lock at the moment of the fork."""
+    """The state of a pool in one process. A forked child creates a new one, because another thread
+    of the parent may have held the lock at the fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -243,11 +243,11 @@ class _Slot(Generic[C]):
 
 
 class Pool(Generic[C]):
-    """One client for each process, made on first use.
+    """Holds one client for each process. It is created on first use.
 
     Args:
-        make: makes one.
-        close: closes one; None if the app closes the client itself.
+        make: creates a client.
+        close: closes a client; None if the app closes it.
     """
 
     def __init__(self, make: Callable[[], C], close: Callable[[C], None] | None = None) -> None:
@@ -282,14 +282,14 @@ def running_loop() -> asyncio.AbstractEventLoop:
     """The running event loop.
 
     Raises:
-        WattfareError: 501; this code does not run under asyncio.
+        WattfareError: 501; this code does not run on asyncio.
     """
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise WattfareError(
-            "Wattfare needs asyncio, and this code runs on something else, such as trio."
-            " Use a server or a worker that runs on asyncio.",
+            "Wattfare needs asyncio, but this code runs on another event loop, such as trio. Use a"
+            " server or a worker that runs on asyncio.",
             status=501,
         ) from None
 
@@ -298,12 +298,12 @@ Lease = AsyncGenerator[C, None]
 
 
 class LoopPool(Generic[C]):
-    """One client for each event loop of each process, because a connection belongs to its loop. A
-    client is closed with its loop at the latest.
+    """Holds one client for each event loop of each process, because a connection belongs to its
+    event loop. A client is closed at the latest when its event loop ends.
 
     Args:
-        make: makes one.
-        close: closes one; None if the app closes the client itself.
+        make: creates a client.
+        close: closes a client; None if the app closes it.
     """
 
     def __init__(
@@ -320,9 +320,11 @@ class LoopPool(Generic[C]):
             self._clients, self._pid = {}, _pid
         loop = running_loop()
         entry = self._clients.get(loop)
-        # `Runner.run_sync` of openai-agents ends all async generators, and keeps its loop.
+        # `Runner.run_sync` of openai-agents ends all async generators of its event loop, but keeps
+        # the loop.
         if entry is None or _has_ended(entry[1]):
-            # A client may reference its loop, so neither would ever be freed.
+            # A client may reference its loop, so remove the clients of closed loops. Otherwise,
+            # neither would be freed.
             for other in list(self._clients):
                 if other.is_closed():
                     self._clients.pop(other, None)
@@ -337,7 +339,7 @@ class LoopPool(Generic[C]):
             return
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # on trio, on which no client has been made
+        except RuntimeError:  # trio, which never has a client
             return
         _, lease = self._clients.pop(loop, (None, None))
         if lease is not None:
@@ -349,8 +351,8 @@ def _has_ended(lease: Any) -> bool:
 
 
 def _lease(client: C, close: Callable[[C], Awaitable[None]]) -> Lease[C]:
-    """An async generator that closes ``client`` at its end. A loop ends its async generators before
-    it is closed (``asyncio.run`` and every server do this). A loop has no other hook."""
+    """An async generator that closes ``client`` at its end. ``asyncio.run`` and every server end
+    the async generators of an event loop before they close it. An event loop has no other hook."""
 
     async def lease() -> Lease[C]:
         try:

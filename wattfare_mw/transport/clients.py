@@ -1,5 +1,5 @@
-"""The types of ``http_client``. They name the methods of the libraries' clients, so that a type
-checker needs none of the libraries."""
+"""The types of ``http_client``. They describe the methods of the libraries' clients, so that a type
+checker does not need the libraries."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ class AiohttpSession(Protocol):
 
 
 SyncHTTPClient = HttpxClient | Callable[[], HttpxClient]
-"""A client, or a function that makes one. The class itself stands for the built-in connections."""
+"""A client, or a function that creates one. A class of clients selects our own connections over its
+library."""
 
 _AsyncClient = AsyncHttpxClient | AiohttpSession
 AsyncHTTPClient = _AsyncClient | Callable[[], _AsyncClient]
-"""The same for asyncio."""
+""":data:`SyncHTTPClient`, for asyncio."""

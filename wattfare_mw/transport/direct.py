@@ -1,9 +1,9 @@
-"""A fast path through aiohttp: its connections and its parser, without its session. The session
-handles redirects, cookies, middlewares and forms, which our calls never need, and takes two thirds
-of the time of a call.
+"""A fast path through aiohttp. It uses aiohttp's connections and its parser, but not its session.
+The session handles redirects, cookies, middlewares and forms, which our calls do not need. It takes
+two thirds of the time of a call.
 
-It uses internals of aiohttp, so it is used only with the versions that our tests run with. Any
-other version uses the session.
+The fast path uses internals of aiohttp, so it runs only with the versions of aiohttp that our tests
+use. With other versions, the transport uses the session.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from aiohttp.client_reqrep import ConnectionKey
 
 from .base import HTTPRequest
 
-#: The versions of aiohttp, from the first to below the last.
+#: The supported versions of aiohttp: the first one, and the one after the last.
 FITTING = ((3, 13), (3, 15))
-# Copying a body of up to this many bytes after its headers is faster than writing two pieces.
+# For a body of up to this many bytes, one write of the headers and the body is faster than two.
 _JOINED = 2**14
 
 
@@ -31,7 +31,7 @@ def fits(version: str) -> bool:
 
 
 class _Target(aiohttp.ClientRequest):
-    """The address to connect to, in the form that a connector takes."""
+    """The address to connect to, in the form that aiohttp's connector needs."""
 
     _key: ConnectionKey | None = None
 
@@ -43,7 +43,7 @@ class _Target(aiohttp.ClientRequest):
 
 
 class Direct:
-    """The fast path to the services that one session calls."""
+    """The fast path for the calls of one session."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -51,7 +51,7 @@ class Direct:
         self._targets: dict[str, _Target] = {}
 
     async def send(self, request: HTTPRequest, limits: aiohttp.ClientTimeout) -> Sent:
-        """Send a request. Its body is written at once.
+        """Send a request. The body is written in one piece.
 
         Raises:
             aiohttp.ClientError, OSError: it could not be sent.
@@ -76,7 +76,7 @@ class Direct:
         return Sent(connection, protocol)
 
     def _target(self, url: str) -> _Target:
-        if len(self._targets) > 64:  # one entry for each service; an app has few
+        if len(self._targets) > 64:  # one entry per service: an app has few
             self._targets.clear()
         target = _Target(
             "POST", yarl.URL(url, encoded=True), loop=self._loop, session=self._session
@@ -85,7 +85,7 @@ class Direct:
 
 
 class Sent:
-    """A request that was sent, and whose answer has not arrived."""
+    """A sent request whose answer has not arrived."""
 
     __slots__ = ("connection", "protocol")
 
@@ -112,13 +112,14 @@ class Sent:
     def _ended(self) -> None:
         transport = self.protocol.transport
         if transport is not None and transport.get_write_buffer_size():
-            # It answered before it read the whole request, so the connection cannot be reused.
+            # The service answered before it had read the whole request, so the connection cannot be
+            # reused.
             self.connection.close()
         else:
             self.connection.release()
 
     def close(self) -> None:
-        """Release the connection, if the end of the answer has not already done so."""
+        """Release the connection, unless the end of the answer has already released it."""
         self.connection.close()
 
 
@@ -132,7 +133,7 @@ def _write(transport: Any, request: HTTPRequest, url: yarl.URL) -> None:
 
 
 def _head(request: HTTPRequest, url: yarl.URL, length: int) -> bytes:
-    # In a separate frame, because it has the unmasked secret key.
+    # A separate function, because its local variables have the unmasked secret key.
     lines = [
         f"{request.method} {url.raw_path_qs} HTTP/1.1",
         f"host: {url.host_port_subcomponent}",
@@ -142,5 +143,5 @@ def _head(request: HTTPRequest, url: yarl.URL, length: int) -> bytes:
     ]
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) or head.count("\r") != len(lines):
-        raise ValueError("a header holds a line end")
+        raise ValueError("a header has a line end")
     return head.encode()

@@ -20,7 +20,7 @@ SOCKS_PROXIES = frozenset({"socks5", "socks5h"})
 
 
 class Proxies:
-    """The proxies in the environment. Each is looked up once.
+    """The proxies in the environment. The proxy for each URL is looked up once.
 
     Args:
         schemes: the kinds of proxies that the transport can use.
@@ -49,20 +49,20 @@ class Proxies:
 
 
 def unusable_proxy(url: str) -> SetupError:
-    """The error for a URL whose proxy cannot be used. It does not repeat the proxy's URL, which
-    may hold a password."""
+    """The error for a URL whose proxy cannot be used. It does not contain the proxy's URL, which
+    may have a password."""
     scheme = urlsplit(url).scheme
     names = [f"{scheme}_proxy", "all_proxy"]
-    # As in urllib, the name in lower case comes first.
+    # As in urllib, the variable in lower case takes precedence.
     found = sorted(
         (name for name, value in os.environ.items() if value and name.lower() in names),
         key=lambda name: (names.index(name.lower()), name.isupper()),
     )
     where = f"The variable {found[0]} names" if found else "The system's settings name"
     return SetupError(
-        f"{where} a proxy that cannot be used here. Give one as http://host:port, unset it, or"
-        " name the service's host in NO_PROXY. (A socks5:// proxy needs httpx[socks], and"
-        " http_client=httpx.AsyncClient for an AsyncWattfare.)"
+        f"{where} a proxy that cannot be used here. Write it as http://host:port, unset it, or add"
+        " the service's host to NO_PROXY. A socks5:// proxy needs httpx[socks], and an"
+        " AsyncWattfare then also needs http_client=httpx.AsyncClient."
     )
 
 
@@ -75,7 +75,7 @@ def _usable(proxy: str, schemes: frozenset[str]) -> bool:
 
 
 def _proxy_of(scheme: str, host: str) -> str | None:
-    if host.startswith("["):  # an IPv6 address, which lists have without brackets
+    if host.startswith("["):  # an IPv6 address: NO_PROXY has it without brackets
         address, _, port = host[1:].partition("]")
         host = f"{address}:{port.removeprefix(':')}"
     else:
@@ -88,7 +88,7 @@ def _proxy_of(scheme: str, host: str) -> str | None:
 
 
 def _bypassed(host: str, port: str) -> bool:
-    """True if NO_PROXY has this host in a form that urllib does not support: as a network
+    """True if NO_PROXY contains this host in a form that urllib does not support: as a network
     (``10.0.0.0/8``), in brackets (``[::1]:8080``), or with a star (``*.internal``)."""
     for entry in _no_proxy():
         if entry.startswith("*."):
@@ -116,7 +116,8 @@ def _in_network(host: str, network: str) -> bool:
 
 @cache
 def ssl_context() -> ssl.SSLContext:
-    """SSL_CERT_FILE and SSL_CERT_DIR, else certifi's bundle: one rule for all transports.
+    """The TLS certificates of all transports: SSL_CERT_FILE and SSL_CERT_DIR, or else certifi's
+    bundle.
 
     Raises:
         SetupError: a variable names a file or a folder that cannot be used.
@@ -131,7 +132,7 @@ def ssl_context() -> ssl.SSLContext:
     try:
         return httpx.create_ssl_context()
     except (OSError, ValueError):  # includes SSLError
-        # Python's own ssl writes to the last one.
+        # Python's ssl module writes to the file in SSLKEYLOGFILE.
         if os.environ.get("SSLKEYLOGFILE"):
             names.append("SSLKEYLOGFILE")
         if not names:
@@ -142,6 +143,7 @@ def ssl_context() -> ssl.SSLContext:
 def _unusable_path(*names: str) -> SetupError:
     where = " or ".join(f"{name}={os.environ[name]!r}" for name in names)
     return SetupError(
-        f"The environment's {where} names nothing that can be used for TLS. Give the path of a file"
-        " of certificates (SSL_CERT_FILE) or of a folder of them (SSL_CERT_DIR), or unset it."
+        f"The environment variable {where} cannot be used for TLS. Set it to the path of a file"
+        " with certificates (SSL_CERT_FILE) or of a folder with certificates (SSL_CERT_DIR), or"
+        " unset it."
     )

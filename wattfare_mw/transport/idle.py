@@ -1,7 +1,7 @@
-"""Idle timeouts: how long to wait for the other side.
+"""Idle timeouts: limits on the wait for data from a connection.
 
-One timer serves all waits on an event loop. A timer for each response, reset at each chunk, would
-take longer than passing the chunk on.
+One timer serves all waits on an event loop. Resetting a separate timer for each chunk would take
+longer than passing the chunk on.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 
-#: A time that never comes. It means that there is no wait now.
+#: The value of :attr:`IdleWait.since` while there is no wait.
 NEVER = math.inf
-#: The resolution of a loop's clock, in seconds (uvloop counts milliseconds). A shorter timer would
-#: be set again and again until the clock ticks.
+#: The resolution of an event loop's clock, in seconds. uvloop counts milliseconds. A shorter timer
+#: would be set again and again until the clock ticks.
 TICK = 0.001
 
 
 class IdleWait:
-    """One wait, from when it is made until its end.
+    """Something that can wait for data, such as a response. It is watched from its creation to its
+    end.
 
     Attributes:
-        since: when the current wait began, by :attr:`now`; :data:`NEVER` while data is available,
-            because the reader may take any time.
-        now: the time on the clock of its timer.
+        since: when the current wait began, by :attr:`now`. :data:`NEVER` while data is available,
+            because the reader of the data may take any time.
+        now: the clock of its timer.
     """
 
     __slots__ = ("_timer", "now", "since")
@@ -37,11 +38,11 @@ class IdleWait:
         timer.add(self)
 
     def end(self) -> None:
-        """End the wait."""
+        """Stop watching."""
         self._timer.discard(self)
 
     def timed_out(self) -> None:
-        """Called once, if the wait took too long."""
+        """Called once, if a wait takes too long."""
         raise NotImplementedError
 
 
@@ -49,9 +50,9 @@ class IdleTimer:
     """Watches all waits on one event loop that have the same limit.
 
     Args:
-        limit: in seconds.
-        now: the clock of the waits. A stream reads it at each chunk, and asyncio's own `loop.time`
-            is a Python function around the same clock.
+        limit: the limit, in seconds.
+        now: the clock. A stream reads the clock at each chunk, so the default is faster than
+            asyncio's own `loop.time`, a Python function around the same clock.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class IdleTimer:
         self._waits: set[IdleWait] = set()
         self.discard = self._waits.discard
         self._handle: asyncio.TimerHandle | None = None
-        # All waits share the timer, so it must not run in the context of the first one.
+        # All waits share the timer, so it must not run in the context of the first wait.
         self._context = Context()
 
     def add(self, wait: IdleWait) -> None:

@@ -1,4 +1,4 @@
-"""The transport over aiohttp, the fast one."""
+"""The transport over aiohttp. It is the fastest transport."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from .idle import NEVER, IdleTimer, IdleWait
 _PIECEMEAL = 2**20
 
 
-#: The most responses such as "103 Early Hints" before an answer. A server could send them forever.
+#: The maximum number of interim responses, such as "103 Early Hints", before an answer. Without a
+#: limit, a server could send them forever.
 MAX_INTERIM = 10
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's protocol, with a limit of interim responses."""
+    """aiohttp's protocol, with a limit on interim responses."""
 
     _interim = 0
 
@@ -56,19 +57,19 @@ def own_session() -> Any:
     connector = aiohttp.TCPConnector(
         limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl_context()
     )
-    # It has no public name.
+    # aiohttp has no public option for the protocol class.
     vars(connector)["_factory"] = partial(_Protocol, loop=asyncio.get_running_loop())
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        # Not `trust_env`: it looks up the proxy in a thread for each request, and a ~/.netrc would
-        # conflict with our credentials. We look it up once.
+        # `trust_env` would look up the proxy in a thread for each request, and a ~/.netrc would
+        # conflict with our credentials. We look up the proxy once.
         trust_env=False,
     )
 
 
 class LoopSession:
-    """A session and its event loop, with their timers."""
+    """A session, its event loop and its timers."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
@@ -88,7 +89,8 @@ class LoopSession:
 
 
 class AiohttpTransport:
-    """Over an ``aiohttp.ClientSession``; ``own``: one that this module has set up."""
+    """A transport over an ``aiohttp.ClientSession``. ``own``: True if this module has created the
+    session."""
 
     def __init__(self, pool: LoopPool[LoopSession], *, own: bool = False) -> None:
         self._pool = pool
@@ -122,7 +124,7 @@ class AiohttpTransport:
         protocol = None if connection is None else connection.protocol
         timer = None
         if protocol is not None and request.read_timeout is not None:
-            protocol.read_timeout = None  # it would start again with each piece
+            protocol.read_timeout = None  # aiohttp would set a new timer for each piece
             timer = loop_session.timer(request.read_timeout)
         head = response.status, response.raw_headers
         return AiohttpResponse(head, response.content, protocol, timer, response.close)
@@ -168,8 +170,8 @@ async def _send_directly(loop_session: LoopSession, request: HTTPRequest) -> Asy
 
 def _with_our_credentials_only(session: Any, headers: dict[str, str]) -> tuple[Any, ...]:
     """The session's own middlewares, followed by one that sets our headers. The app's session may
-    have cookies, and credentials for other services (even from a ~/.netrc), which aiohttp refuses
-    together with our Authorization header."""
+    have cookies and credentials for other services, even from a ~/.netrc. aiohttp refuses such
+    credentials together with our Authorization header."""
     authorization = headers.pop("authorization")
 
     async def middleware(outgoing: Any, handler: Any) -> Any:
@@ -190,8 +192,8 @@ def _timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout
     return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=read)
 
 
-# aiohttp has a timeout for a service that does not answer, but none for one that does not read: the
-# writing of a body would never time out. A body that fits into the buffers is written at once.
+# aiohttp has no timeout for writing a body to a service that does not read it. A body that fits
+# into the buffers is written at once, and needs no timeout.
 
 
 def _head_timeout(request: HTTPRequest) -> float | None:
@@ -208,7 +210,7 @@ def _body(request: HTTPRequest, deadline: asyncio.Timeout) -> Any:
 
 
 class _Pieces(io.BytesIO):
-    """A body that is written in pieces. Each accepted piece extends the deadline."""
+    """A body that is written in pieces. Each written piece extends the deadline."""
 
     def __init__(self, body: bytes, deadline: asyncio.Timeout, limit: float | None) -> None:
         super().__init__(body)
@@ -225,9 +227,9 @@ class AiohttpResponse:
     """An answer.
 
     Args:
-        head: the status and the headers.
+        head: has the status and the headers.
         content: aiohttp's stream of its body.
-        protocol: the source of the rest; None if the answer is complete.
+        protocol: the connection that sends the rest; None if the answer is complete.
         timer: limits the wait for each piece.
         close: releases the connection.
     """
@@ -249,16 +251,16 @@ class AiohttpResponse:
         self._wait: _IdleWait | None = None
         if protocol is None:
             return
-        # If a body is not valid HTTP, aiohttp's compiled parser closes the connection and does not
+        # If a body is not valid HTTP, aiohttp's compiled parser closes the connection, but does not
         # wake the reader.
         self._closed = getattr(protocol, "closed", None)
         if self._closed is not None:
             self._closed.remove_done_callback(_take)
-            self._closed.add_done_callback(self._tell)
+            self._closed.add_done_callback(self._wake_reader)
         if timer is not None:
             self._wait = _IdleWait(timer, content)
 
-    def _tell(self, closed: asyncio.Future[None]) -> None:
+    def _wake_reader(self, closed: asyncio.Future[None]) -> None:
         _take(closed)
         content = self._content
         if not content.is_eof() and content.exception() is None:
@@ -285,7 +287,7 @@ class AiohttpResponse:
             try:
                 chunk = await self._content.readany()
             except RuntimeError as error:
-                # The connection has just been closed, and `_tell` has not been called yet.
+                # The connection has just been closed, and `_wake_reader` has not been called yet.
                 if self._closed is None or not self._closed.done():
                     raise
                 raise aiohttp.ClientPayloadError(str(error)) from None
@@ -306,7 +308,7 @@ class AiohttpResponse:
         self._let_go()
         if self._wait is not None:
             self._wait.end()
-        if self._closed is not None and self._closed.remove_done_callback(self._tell):
+        if self._closed is not None and self._closed.remove_done_callback(self._wake_reader):
             self._closed.add_done_callback(_take)
 
 
@@ -325,7 +327,7 @@ class _IdleWait(IdleWait):
 
 
 def _take(closed: asyncio.Future[None]) -> None:
-    # Otherwise an unretrieved error of an idle connection would be logged.
+    # Retrieve the error of an idle connection, so that asyncio does not log it.
     if not closed.cancelled():
         closed.exception()
 

@@ -30,7 +30,7 @@ async def close_async_client(client: Any) -> None:
 
 
 class HttpxTransport:
-    """Over an ``httpx.Client`` or an ``httpx2.Client``."""
+    """A transport over an ``httpx.Client`` or an ``httpx2.Client``."""
 
     def __init__(self, pool: Pool[Any]) -> None:
         self._pool = pool
@@ -50,7 +50,7 @@ class HttpxTransport:
 
 
 class AsyncHttpxTransport:
-    """Over an ``httpx.AsyncClient`` or an ``httpx2.AsyncClient``."""
+    """A transport over an ``httpx.AsyncClient`` or an ``httpx2.AsyncClient``."""
 
     def __init__(self, pool: LoopPool[Any]) -> None:
         self._pool = pool
@@ -69,12 +69,13 @@ class AsyncHttpxTransport:
         await self._pool.close()
 
 
-# `auth`: the app's client may have credentials for other services. Ours are in the request.
+# `auth` is None because the app's client may have credentials for other services. Our own are in
+# the headers.
 _SENDING: dict[str, Any] = {"stream": True, "follow_redirects": False, "auth": None}
 
 
 class Library:
-    """httpx or httpx2, with objects that are made once."""
+    """httpx or httpx2, with objects that are created once."""
 
     def __init__(self, httpx: Any) -> None:
         self.failures = Failures(
@@ -92,7 +93,7 @@ class Library:
         self._url = lru_cache(maxsize=64)(httpx.URL)
 
     def request(self, request: HTTPRequest, headers: list[tuple[bytes, bytes]]) -> Any:
-        """The library's request, with these headers."""
+        """The library's request with these headers."""
         connect, read = request.connect_timeout, request.read_timeout
         return self.httpx.Request(
             request.method,
@@ -124,8 +125,9 @@ def library_named(name: str) -> Library:
 
 
 def _request_of(client: Any, library: Library, request: HTTPRequest) -> Any:
-    # Not `client.build_request`: its merging of headers takes longer than everything else here, and
-    # it adds the cookies and the URL parameters of the app's client, which are for other services.
+    # This does not call `client.build_request`, whose merging of headers takes longer than
+    # everything else here. It would also add the cookies and the URL parameters of the app's
+    # client, which are for other services.
     headers = {name.lower(): value for name, value in client.headers.raw}
     for name, value in request.headers.items():
         headers[name.encode()] = value.encode()
@@ -157,8 +159,8 @@ class HttpxResponse(HttpxResponseBase):
         try:
             if self._raw is None:
                 response = self._response
-                # The stream below `iter_raw`, which counts and splits chunks. A hook of the app may
-                # have read the body.
+                # Read the stream below `iter_raw`, which would count and split the chunks. If a
+                # hook of the app has read the body, use that.
                 self._raw = iter(
                     response.iter_raw() if response.is_stream_consumed else response.stream
                 )

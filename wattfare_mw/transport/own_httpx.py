@@ -1,10 +1,10 @@
-"""Our own connections over httpx or httpx2: transports of the library, each with one connection and
-one call at a time.
+"""Our own connections over httpx or httpx2. Each is a transport of the library with one connection,
+for one call at a time.
 
-The pool of a client checks all of its connections at the start and the end of each request, with a
-system call for each idle one. With 32 calls at once, this takes as long as everything else. A pool
-of one connection avoids it. We never need what else a client does (redirects, cookies, hooks, log
-lines).
+The pool of a client checks all its connections at the start and the end of each request, with a
+system call for each idle connection. With 32 concurrent calls, this takes as long as everything
+else. A pool with one connection avoids this. We do not need the other features of a client, such as
+redirects, cookies, hooks and log lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .environment import Proxies, ssl_context, unusable_proxy
 from .head_limit import HeadLimit
 from .over_httpx import AsyncHttpxResponse, HttpxResponse, HttpxResponseBase, Library, library_named
 
-#: The most idle connections.
+#: The maximum number of idle connections.
 MAX_IDLE = 100
 
 
@@ -45,11 +45,11 @@ def own_async_transport(library: str) -> AsyncOwnHttpxTransport:
 
 
 class HTTPConnection:
-    """A transport of the library, for one call at a time.
+    """A transport of the library with one connection, for one call at a time.
 
     Attributes:
         head: limits the head of each answer.
-        since: when it became idle, by ``time.monotonic()``.
+        since: when the connection became idle, by ``time.monotonic()``.
     """
 
     __slots__ = ("head", "proxy", "since", "transport")
@@ -62,18 +62,19 @@ class HTTPConnection:
 
 
 class HTTPConnections:
-    """One connection for each call in progress, on one event loop or in all threads.
+    """The connections of one event loop, or of all threads. Each call in progress has one
+    connection.
 
     Attributes:
-        closed: True after the end. A call that was connecting at that time must close its own
-            connection.
+        closed: True after :meth:`close`. A call that was connecting at that moment must close its
+            own connection.
     """
 
     def __init__(self, library: Library, kind: str) -> None:
         self.library = library
         self._make = getattr(library.httpx, kind)
-        # The number of calls has no limit here. The app's server limits it, and a second limit
-        # could only cause a deadlock.
+        # There is no limit on concurrent calls here. The app's server has one, and a second limit
+        # could cause a deadlock.
         self._limits = library.httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS)
         self._proxies = Proxies()
         self._lock = threading.Lock()
@@ -82,7 +83,8 @@ class HTTPConnections:
         self._idle: defaultdict[str | None, deque[HTTPConnection]] = defaultdict(deque)
 
     def take(self, url: str) -> HTTPConnection:
-        """A connection for this URL: the last one used, which is most likely still open."""
+        """A connection for this URL. It takes the one that was used last, because that one is most
+        likely still open."""
         proxy = self._proxies.of(url)
         with self._lock:
             idle = self._idle[proxy]
@@ -91,7 +93,7 @@ class HTTPConnections:
         certificates = ssl_context()
         try:
             transport = self._make(verify=certificates, proxy=proxy, limits=self._limits)
-        except (ImportError, ValueError):  # this httpx cannot use a proxy of this kind
+        except (ImportError, ValueError):  # the library cannot use this kind of proxy
             if proxy is None:
                 raise
             raise unusable_proxy(url) from None
@@ -103,9 +105,9 @@ class HTTPConnections:
         return connection
 
     def put(self, connection: HTTPConnection) -> list[HTTPConnection]:
-        """Free a connection whose answer was read completely. Returns one or two connections that
-        have been idle for long, for the caller to close; not more, so that no call pays for a whole
-        burst."""
+        """Free a connection whose answer was read completely. Returns at most two connections that
+        have been idle for long, which the caller must close. With this limit, one call does not
+        have to close the connections of a whole burst."""
         connection.since = now = time.monotonic()
         unneeded: list[HTTPConnection] = []
         with self._lock:
@@ -125,7 +127,7 @@ class HTTPConnections:
         return self.library.httpx.ReadError("The client was closed.")
 
     def drop(self, connection: HTTPConnection) -> None:
-        """Forget a connection whose call failed or was abandoned. The caller closes it."""
+        """Remove a connection whose call failed or was abandoned. The caller closes it."""
         with self._lock:
             self._all.discard(connection)
 
@@ -159,13 +161,13 @@ async def _aclose(connections: Iterable[HTTPConnection]) -> None:
 
 
 def _request_of(library: Library, request: HTTPRequest) -> Any:
-    # In a separate frame, because it has the unmasked secret key.
+    # A separate function, because its local variables have the unmasked secret key.
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     return library.request(request, headers)
 
 
 class OwnHttpxTransport:
-    """The sync transport, over connections that all threads share."""
+    """The sync transport. All threads share its connections."""
 
     def __init__(self, pool: Pool[HTTPConnections]) -> None:
         self._pool = pool
@@ -198,7 +200,7 @@ class OwnHttpxTransport:
 
 
 class AsyncOwnHttpxTransport:
-    """The async transport, over the connections of each event loop."""
+    """The async transport. Each event loop has its own connections."""
 
     def __init__(self, pool: LoopPool[HTTPConnections]) -> None:
         self._pool = pool
@@ -230,7 +232,7 @@ class AsyncOwnHttpxTransport:
         await self._pool.close()
 
 
-# Reuse a connection only if its response was read completely. Otherwise close it, because the
+# Reuse a connection only if its response was read completely. Otherwise, close it, because the
 # library may still have a part of the body.
 
 
@@ -243,7 +245,7 @@ class _OnConnection(HttpxResponseBase):
         self._connection: HTTPConnection | None = connection
 
     def _leave(self) -> HTTPConnection | None:
-        """Take the connection. Only the first caller gets it."""
+        """Take the connection from the response. Only the first caller gets it."""
         connection, self._connection = self._connection, None
         return connection
 

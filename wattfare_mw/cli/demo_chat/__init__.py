@@ -1,4 +1,5 @@
-"""The chat app of ``wattfare demo --web`` in three frameworks. Each adds one middleware."""
+"""The chat app of ``wattfare demo --web``, in three frameworks. Each version adds one
+middleware."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ from ...transport import Secret
 
 #: The path of the middleware's browser module.
 CLIENT_PATH = "/api/wattfare/wattfare.js"
-#: The monthly cap that the app asks for, in USD: a few long answers of the built-in model.
-WISH = Decimal("0.001")
+#: The monthly cap that the app asks for, in USD. It pays for a few long answers of the built-in
+#: model.
+REQUEST_LIMIT = Decimal("0.001")
 MODEL = "wattfare/echo-slow"
-#: The cookie of a visitor. Its value is random, so it cannot be guessed.
+#: The cookie with the random id of a visitor.
 COOKIE = "visitor"
 FRAMEWORKS = ("flask", "starlette", "litestar")
 
@@ -34,16 +36,16 @@ class Chat(msgspec.Struct, frozen=True):
     """The settings of the app.
 
     Attributes:
-        publishable_key: names the app in the browser.
+        publishable_key: the app's publishable key, for the browser.
         secret_key: the app's secret key.
-        service: the URL of the service, with ``localhost``, which passkeys need.
-        wish: the monthly cap that the app asks for, in USD.
+        service: the URL of the service. Its host is ``localhost``, because passkeys need a name.
+        request_limit: the monthly cap that the app asks for, in USD.
     """
 
     publishable_key: str
     secret_key: Secret
     service: str
-    wish: Decimal = WISH
+    request_limit: Decimal = REQUEST_LIMIT
 
     def options(self) -> dict[str, Any]:
         """The options of the middleware, except ``resolve_user``."""
@@ -51,7 +53,7 @@ class Chat(msgspec.Struct, frozen=True):
             "secret_key": self.secret_key,
             "base_url": self.service,
             "client_path": CLIENT_PATH,
-            "request_limit": self.wish,
+            "request_limit": self.request_limit,
             "account_label": _label,
             "models": [MODEL],
         }
@@ -69,7 +71,8 @@ class Chat(msgspec.Struct, frozen=True):
         return Template((_FILES / "chat.html").read_text()).substitute(escaped)
 
     def headers(self) -> dict[str, str]:
-        """A strict policy: scripts load only from this app's own files."""
+        """The headers of the page, with a strict policy: scripts load only from this app's own
+        files."""
         policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
             f"connect-src 'self' {self.service}; form-action 'self'; base-uri 'none'; "

@@ -1,4 +1,4 @@
-"""Serve the chat app: ``python -m wattfare_mw.cli.demo_chat flask``."""
+"""Serves the chat app: ``python -m wattfare_mw.cli.demo_chat flask``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import APPS, Chat
 
 
 def main(framework: str) -> None:
-    """Serve it on a free port of this machine, and print its URL."""
+    """Serve the chat app on a free port of this machine, and print its URL."""
     chat = Chat(
         publishable_key=os.environ["WATTFARE_PUBLISHABLE_KEY"],
         secret_key=Secret(os.environ["WATTFARE_SECRET_KEY"]),

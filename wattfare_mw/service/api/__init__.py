@@ -1,1 +1,1 @@
-"""The HTTP API: routes by topic, credentials, rates, and what every response shares."""
+"""The HTTP API: routes by topic, credentials, rate limits, and the shared parts of responses."""

@@ -1,4 +1,4 @@
-"""The pages of an app, which call the service from the app's own origin."""
+"""Checks requests from the pages of an app, which call the service from the app's own origin."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def page_origin(request: Request) -> str | None:
 
 
 async def admit_page(request: Request, app: App) -> frozenset[str]:
-    """The origins that the app has registered. A live app's credential is only for pages of these:
-    only they may read the response."""
+    """The origins that the app has registered. For a live app, only pages of these origins may use
+    its credential and read the response."""
     state = state_of(request)
     origins = await state.store.transact(lambda sql: approval_store.registered_origins(sql, app.id))
     if app.mode != "test":

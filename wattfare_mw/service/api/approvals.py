@@ -1,5 +1,5 @@
-"""``/approvals``: an app's page asks a person for a budget, and gets it with the code that the
-person's browser brings back."""
+"""``/approvals``: an app's page asks a person for a budget. The person's browser then brings back a
+code, and the page exchanges the code for the budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .. import keys
 from ..ledger import rules
 from ..ledger.clock import seconds
 from ..payers import approval_store, approvals, lowering, return_urls
-from ..payers.approvals import Approval, Wish
+from ..payers.approvals import Approval, ApprovalRequest
 from ..records import USERS_PAY, App
 from ..tokens import Session
 from . import credentials
@@ -32,7 +32,7 @@ from .state import ServiceState, state_of
 
 
 class NewApproval(msgspec.Struct, rename="camel", frozen=True):
-    """An approval to ask for. ``requests`` and ``max_usd`` are for a grant."""
+    """The body of ``POST /approvals``. ``requests`` and ``max_usd`` are only for a grant."""
 
     return_url: str
     requests: int | None = None
@@ -40,8 +40,8 @@ class NewApproval(msgspec.Struct, rename="camel", frozen=True):
 
 
 class CreatedApproval(msgspec.Struct, rename="camel", frozen=True):
-    """A new approval: the page to open, the secret for the page that asked, and when it ends (Unix
-    seconds)."""
+    """A new approval: the page to open, the secret for the app's page, and the expiry time in Unix
+    seconds."""
 
     id: str
     url: str
@@ -53,7 +53,7 @@ class CreatedApproval(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Redemption(msgspec.Struct, rename="camel", frozen=True):
-    """The code from the return URL, and the secret of the page that asked."""
+    """The code from the return URL, and the secret of the app's page."""
 
     code: str
     secret: str
@@ -75,18 +75,19 @@ async def create_approval(request: Request) -> Response:
     page = page_origin(request)
     if page != origin and (page is not None or session is None):
         raise invalid_request(
-            f"returnUrl has the origin {origin}. It must have the origin of the page that asks for "
-            "the approval.",
+            f"returnUrl has the origin {origin}, but it must have the origin of the page that"
+            " sends this request.",
             403,
         )
     if session is not None:
         if (asked.requests, asked.max_usd) != (None, None):
             raise invalid_request(
-                "`requests` and `maxUsd` are for a grant: ask with the publishable key."
+                "`requests` and `maxUsd` are only for a grant. To ask for a grant, use the"
+                " publishable key."
             )
         if await state.store.epoch(app.id, session.user_id) != session.epoch:
             raise lowering.stale_token()
-        wish = Wish(
+        requested = ApprovalRequest(
             kind="connection",
             app_id=app.id,
             user_id=session.user_id,
@@ -99,7 +100,7 @@ async def create_approval(request: Request) -> Response:
     else:
         if not rules.allows_grants(None, state.terms) and not state.funding.offers:
             raise rules.refused_grant()
-        wish = Wish(
+        requested = ApprovalRequest(
             kind="grant",
             app_id=app.id,
             origin=origin,
@@ -110,7 +111,7 @@ async def create_approval(request: Request) -> Response:
     secret = approvals.new_secret()
 
     def begin(sql: Sql, now: datetime) -> Approval:
-        approval = approvals.begin(wish, secret, seconds(now))
+        approval = approvals.begin(requested, secret, seconds(now))
         approval_store.add(sql, approval, seconds(now))
         return approval
 
@@ -120,7 +121,7 @@ async def create_approval(request: Request) -> Response:
 
 
 class StateQuestion(msgspec.Struct, frozen=True):
-    """The secret of the page that asks for the state of its approval."""
+    """The body of ``POST /approvals/{id}/state``: the secret of the app's page."""
 
     secret: str
 
@@ -137,7 +138,7 @@ class ApprovalState(msgspec.Struct, frozen=True):
 
 
 async def approval_state(request: Request) -> Response:
-    """``POST /approvals/{id}/state``, for a page that cannot see its popup."""
+    """``POST /approvals/{id}/state``, for an app's page that cannot see its popup."""
     state = state_of(request)
     app, session, _ = await _admit(request, state)
     given = await read_json(request, StateQuestion)
@@ -188,8 +189,8 @@ class _Find(Protocol):
 
 
 def _finder(request: Request, app: App, session: Session | None, secret: str) -> _Find:
-    """A function that finds the approval in this request's path, if the page that asks has created
-    it."""
+    """A function that finds the approval in this request's path, if the page that sends the request
+    has created the approval."""
     approval_id: str = request.path_params["id"]
     origin = page_origin(request)
 
@@ -207,23 +208,23 @@ def _finder(request: Request, app: App, session: Session | None, secret: str) ->
 
 
 async def _count_grant(state: ServiceState, app: App, approval: Approval, address: str) -> None:
-    """Count a grant of the operator's money. Anyone can create passkeys, so an address gets no more
-    of this money through approvals than as a browser of a test app."""
+    """Count a grant that the operator pays for. Anyone can create passkeys, so the limit is by
+    address. It is the same limit as for grants of test apps."""
     terms = state.terms
     if approval.state != "approved" or not rules.operator_pays(approval.funding_id, terms):
         return
     await state.rate_limits.grant(app.id, address)
     largest = rules.largest_grant(terms)
     if largest is not None and terms.grant_ceiling is not None:
-        cap = rules.grant_cap(approval.wish.asked, terms)
+        cap = rules.grant_cap(approval.requested.asked, terms)
         await state.rate_limits.grant_hold(app.id, address, cap, terms.grant_ceiling, largest)
 
 
 async def _admit(
     request: Request, state: ServiceState
 ) -> tuple[App, Session | None, frozenset[str]]:
-    """The app that asks, the session of its user (None with the publishable key), and the app's
-    origins."""
+    """The app that sends the request, the session of its user (None with the publishable key), and
+    the app's origins."""
     await state.rate_limits.browser(address_of(request.scope))
     headers = headers_of(request.scope)
     if credentials.is_publishable(headers):

@@ -16,7 +16,7 @@ from ...types import decode
 
 T = TypeVar("T")
 
-#: The largest body of an inference call, and of any other call (bytes).
+#: The maximum size of an inference call's body, and of any other body, in bytes.
 MAX_CALL_BYTES = 20 * 2**20
 MAX_BODY_BYTES = 64 * 2**10
 JSON = "application/json"
@@ -28,8 +28,8 @@ def headers_of(scope: Scope) -> Headers:
 
 
 def check_body(headers: Headers, most: int) -> bool:
-    """Refuse a body by its headers, before any of it is read. Returns True if its length is known
-    and small, up to :data:`.offload.LARGE_BODY`.
+    """Check the headers of a body before the body is read. Returns True if the body is known to
+    have at most :data:`.offload.LARGE_BODY` bytes.
 
     Raises:
         WattfareError: ``invalid_request``, 413 or 415.
@@ -39,14 +39,14 @@ def check_body(headers: Headers, most: int) -> bool:
 
 
 async def read_json(request: Request, shape: type[T], *, empty: T | None = None) -> T:
-    """The body, decoded as this shape.
+    """Read the body, and decode it as this shape.
 
     Args:
-        empty: the value of an empty body; None refuses an empty body. Only the bytes show that a
-            body is empty: with HTTP/2 or chunks, the headers have no length.
+        empty: the value for an empty body. If None, an empty body is refused. With HTTP/2 or
+            chunks, the headers do not show whether the body is empty.
 
     Raises:
-        WattfareError: ``invalid_request``; the message names the fault and its place.
+        WattfareError: ``invalid_request``; the message says what is wrong, and where.
     """
     headers = headers_of(request.scope)
     receiving.check_length(headers.first("content-length"), MAX_BODY_BYTES)

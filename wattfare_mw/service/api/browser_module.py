@@ -1,4 +1,5 @@
-"""``GET /wattfare.js``: the module for browsers, under a name that has its hash."""
+"""``GET /wattfare.js``: redirects to the module for browsers. The module's name has a hash of its
+content."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from .framing import allow_caching
 #: How long a browser may cache the redirect to the current version, in seconds.
 REDIRECT_SECONDS = 300
 _HEADERS = {
-    # For `integrity` on a page of another origin, and for a page with `require-corp`.
+    # A page of another origin needs these headers for `integrity`, and a page with `require-corp`,
+    # too.
     "access-control-allow-origin": "*",
     "cross-origin-resource-policy": "cross-origin",
     "x-content-type-options": "nosniff",
@@ -31,7 +33,7 @@ _NAMES = {hashed_name(name, content): name for name, content in _FILES.items()}
 async def _present(request: Request) -> Response:
     allow_caching(request.scope)
     headers = {**_HEADERS, "cache-control": f"public, max-age={REDIRECT_SECONDS}"}
-    # Relative, since only the operator knows under which address this is reached.
+    # The redirect is relative, because a proxy may serve this path under another prefix.
     name = request.url.path.rpartition("/")[2]
     return RedirectResponse(hashed_name(name, _FILES[name]), 307, headers)
 
@@ -39,7 +41,7 @@ async def _present(request: Request) -> Response:
 async def _version(request: Request) -> Response:
     version = request.url.path.rpartition("/")[2]
     name = _NAMES.get(version)
-    if name is None:  # of another version
+    if name is None:  # the name belongs to another version
         raise HTTPException(404)
     allow_caching(request.scope)
     headers = {

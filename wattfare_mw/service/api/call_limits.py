@@ -1,4 +1,4 @@
-"""Limits how many inference calls of one payer and of one app run at once."""
+"""Limits the concurrent inference calls of one payer and of one app."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ...calls_at_once import CallsAtOnce
 class CallLimits:
     """Counts the inference calls of this process.
 
-    Each process counts its own calls. So counting needs no query, protects a process before it
-    reads a body, and ends with the process.
+    Each process counts only its own calls. So counting needs no query, and can come before the body
+    is read. The counts of a process that dies do not need to be corrected.
 
     Args:
-        per_user: the most calls at once of one user at one app. A grant counts like a user.
-        per_app: the most calls at once of one app.
+        per_user: the maximum number of running calls of one user at one app. A grant counts like a
+            user.
+        per_app: the maximum number of running calls of one app.
     """
 
     def __init__(self, per_user: int, per_app: int) -> None:
         self._payers = CallsAtOnce(
             per_user,
-            f"At most {per_user:,} calls at once for one user or grant: wait until one ends.",
+            f"A user or a grant may have at most {per_user:,} running calls. Wait until one ends.",
         )
         self._apps = CallsAtOnce(
-            per_app, f"At most {per_app:,} calls at once for one app: wait until one ends."
+            per_app, f"An app may have at most {per_app:,} running calls. Wait until one ends."
         )
 
     def hold(self, app_id: str, payer: tuple[str | None, str | None]) -> _Held:
@@ -34,7 +35,7 @@ class CallLimits:
             WattfareRateLimitError: 429; the user, the grant or the app has reached its limit.
         """
         key = (app_id, *payer)
-        # The payer first: a refused call of one user never counts against the app.
+        # Count for the payer first, so that a refused call of a user does not count for the app.
         self._payers.add(key)
         try:
             self._apps.add(app_id)
@@ -56,7 +57,7 @@ class _Held:
         self._app_id = app_id
 
     def __enter__(self) -> None:
-        """The call runs."""
+        """Start the call."""
 
     def __exit__(self, *error: object) -> None:
         self._apps.remove(self._app_id)

@@ -26,7 +26,7 @@ _RESERVED = RESERVED_HEADER.encode()
 
 
 class ChatCompletions:
-    """The route. It is plain ASGI, because it has to notice when the client leaves."""
+    """The route. It is an ASGI app, because it must detect that the client leaves."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read one request, and run its call."""
@@ -46,7 +46,7 @@ class ChatCompletions:
             state.bodies.claim((app.id, user_id, grant_hash)) as claim,
         ):
             if not check_body(headers, MAX_CALL_BYTES):
-                # Do not read a large body of a payer who cannot pay.
+                # Before reading a large body, check that the payer can pay for a call.
                 await state.store.check_account(app.id, user_id, grant_hash, state.terms)
             body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
             if len(body) <= LARGE_BODY:
@@ -81,7 +81,7 @@ class ChatCompletions:
                     key=key,
                 )
                 report.model, report.stream = request.model, request.stream
-                del body, request  # the job drops them, too, once the upstream has them
+                del body, request  # free the memory, as the job does later
                 output = ASGIOutput(send, lambda: _headers(job), state.heartbeats)
                 try:
                     await state.runner.run(

@@ -24,7 +24,8 @@ from .state import ServiceState, state_of
 
 
 class Approval(msgspec.Struct, rename="camel", frozen=True):
-    """A budget to connect, in USD a month. Without one, the session token's limit holds."""
+    """The body of a request to connect: a cap in USD per month. Without a cap, the cap in the
+    session token is used."""
 
     monthly_usd: Usd | UnsetType | None = UNSET
 
@@ -61,7 +62,8 @@ async def _approve(request: Request) -> Response:
         if not await state.store.connect(app.id, session.user_id, cap, session.epoch):
             raise lowering.stale_token()
     else:
-        # Only the app creates tokens, but browsers have them. So a person must allow the spending.
+        # A browser has the session token, so the token alone must not allow spending: a person must
+        # approve.
         lower = session.limit if cap is UNSET else cap
         await state.store.at(
             lambda sql, now: lowering.lower_cap(
@@ -72,13 +74,12 @@ async def _approve(request: Request) -> Response:
 
 
 async def _revoke(request: Request) -> Response:
-    """Revoke the connection, and cut off its calls in flight. A token from before a revocation is
-    accepted, too, because revoking is always safe and must not fail."""
+    """Revoke the connection, and stop its calls in flight. A token from before an earlier
+    revocation is accepted, too, because revoking is always safe."""
     state = state_of(request)
     session, _ = await _session(request, state)
     await state.store.revoke(session.app_id, session.user_id)
-    # From now on, a new reservation is refused. The calls reserved before are in flight, and end
-    # here.
+    # From now on, new reservations are refused. Stop the calls that were reserved before.
     state.runner.cut_off(
         errors.revoked(),
         lambda call: (call.app_id, call.user_id) == (session.app_id, session.user_id),

@@ -12,10 +12,10 @@ from .parameters import is_visible
 
 
 async def app_by_secret_key(headers: Headers, store: Store) -> App:
-    """The app whose secret key comes with this request.
+    """The app whose secret key the request has.
 
     Raises:
-        WattfareAuthError: the credential is missing, is of another kind, or is not valid.
+        WattfareAuthError: the credential is missing, has another kind, or is invalid.
     """
     credential = _bearer(headers)
     app_id = keys.app_id_of(credential)
@@ -24,36 +24,36 @@ async def app_by_secret_key(headers: Headers, store: Store) -> App:
     app = await store.app_by_id(app_id)
     if app is None or not keys.opens(credential, app):
         raise WattfareAuthError(
-            "This service does not know this secret key. `wattfare apps list` shows its apps."
+            "This service does not know this secret key. To list its apps, type: wattfare apps list"
         )
     return app
 
 
 async def app_by_publishable_key(headers: Headers, store: Store) -> App:
-    """The app whose publishable key comes with this request.
+    """The app whose publishable key the request has.
 
     Raises:
-        WattfareAuthError: the credential is missing, is of another kind, or is not valid.
+        WattfareAuthError: the credential is missing, has another kind, or is invalid.
     """
     credential = _bearer(headers)
     if not credential.startswith("pk_"):
         raise WattfareAuthError("This call needs the app's publishable key, pk_….")
     app = await store.app_by_publishable_key(credential)
     if app is None:
-        raise WattfareAuthError("The publishable key is not valid.")
+        raise WattfareAuthError("The publishable key is invalid.")
     return app
 
 
 def is_publishable(headers: Headers) -> bool:
-    """True if a publishable key comes with this request, valid or not."""
+    """True if the request has a publishable key, which may be invalid."""
     return _bearer(headers).startswith("pk_")
 
 
 async def session_of(headers: Headers, signer: Signer, store: Store) -> tuple[Session, App]:
-    """The session whose token comes with this request, and its app.
+    """The session whose token the request has, and its app.
 
     Raises:
-        WattfareAuthError: the token is missing or not valid, or its app is not registered here.
+        WattfareAuthError: the token is missing or invalid, or its app does not exist.
     """
     credential = _bearer(headers)
     if credential.startswith(("sk_", "pk_")):

@@ -1,5 +1,5 @@
-"""The frame of every response: a request id, no caching, CORS for calls of browsers, errors in the
-protocol's JSON, and a log line."""
+"""The outermost middleware. It adds a request id, cache headers and CORS headers to each response,
+converts errors to the protocol's JSON, and writes a log line."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Frame:
         if request_id is None or not SANE_REQUEST_ID.fullmatch(request_id):
             request_id = new_id()
         scope["wattfare.request_id"] = request_id
-        # Only bearer tokens give access here, so any page may ask. A live app's credential is only
-        # for the app's own pages: its routes call `allow_origins`.
+        # Cookies give no access to these paths, so pages of any origin may call them. The routes of
+        # a live app's credential call `allow_origin`, because only the app's own pages may use it.
         is_cors_path = scope["wattfare.cors"] = self._is_cors_path(scope["path"])
         scope["wattfare.allowed_origin"] = (
             "*" if is_cors_path and "origin" in headers.common else None
@@ -90,9 +90,9 @@ class Frame:
         call = _call_of(scope)
         if log.isEnabledFor(logging.INFO):
             method, ms = scope["method"], round(seconds * 1000)
-            path = _quoted(scope["path"])[:200]  # without the query, which has a user's id
+            path = _quoted(scope["path"])[:200]  # without the query, which may have a user's id
             request_id = scope["wattfare.request_id"]
-            said: dict[str, Field] = {
+            in_text: dict[str, Field] = {
                 "method": method,
                 "path": path,
                 "status": status,
@@ -103,14 +103,14 @@ class Frame:
             if call is not None:
                 _describe(call, fields)
             text = f"{method} {path} {status or 'gone'} {ms}ms request_id={request_id}"
-            log.info(LogEvent(text, fields, said))
+            log.info(LogEvent(text, fields, in_text))
         if call is not None:
             on_call = scope["app"].state.service.on_call
             if on_call is not None:
                 on_call(call, scope["app"].state.service)
 
     def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        """The headers that every response gets."""
+        """The headers of every response."""
         headers = [(b"x-request-id", scope["wattfare.request_id"].encode())]
         if "wattfare.cacheable" not in scope:
             headers.append((b"cache-control", b"no-store"))
@@ -127,13 +127,13 @@ def _call_of(scope: Scope) -> CallReport | None:
 
 
 def _describe(call: CallReport, fields: dict[str, Field]) -> None:
-    """Add what the log says of an inference call."""
+    """Add the fields of an inference call to the log line."""
     fields["app"] = call.app_id
     if call.user_id is not None:
         fields["user"] = call.user_id
     elif call.grant_hash is not None:
-        # Enough to find its rows in `wattfare ledger export`. It gives no access, because it is a
-        # part of a hash.
+        # A part of the hash is enough to find the grant's rows in `wattfare ledger export`, and
+        # gives no access.
         fields["grant"] = call.grant_hash[:16]
     if call.model is not None:
         fields["model"] = call.model
@@ -148,7 +148,8 @@ def _describe(call: CallReport, fields: dict[str, Field]) -> None:
 
 
 def _counted(error: WattfareError, scope: Scope) -> WattfareError:
-    """The error to answer: after too many failed authentications, a rate limit."""
+    """Count a failed authentication. Returns the error to send, which is a rate limit after too
+    many failures."""
     if isinstance(error, WattfareAuthError):
         try:
             scope["app"].state.service.rate_limits.failed_authentication(address_of(scope))
@@ -158,12 +159,13 @@ def _counted(error: WattfareError, scope: Scope) -> WattfareError:
 
 
 def allow_origin(scope: Scope, origin: str | None) -> None:
-    """Let only a page of this origin read the response; None: no page of another origin."""
+    """Allow only pages of this origin to read the response. None allows no page of another
+    origin."""
     scope["wattfare.allowed_origin"] = origin
 
 
 def allow_caching(scope: Scope) -> None:
-    """Leave ``Cache-Control`` to the response of this request."""
+    """Let the response of this request set its own ``Cache-Control``."""
     scope["wattfare.cacheable"] = True
 
 
@@ -171,9 +173,9 @@ class ResponseSender:
     """An ASGI ``send`` that adds the headers of every response.
 
     Attributes:
-        status: the status of the response; None until its head is sent.
-        server_send: the server's own ``send``, for the body. (It is not in the scope, to which it
-            leads: only the garbage collector could free such a cycle.)
+        status: the status of the response. None until the response begins.
+        server_send: the server's own ``send``, for the body. It is not stored in the scope, because
+            this would be a reference cycle, which only the garbage collector could free.
     """
 
     __slots__ = ("_headers", "_scope", "server_send", "status")
@@ -193,12 +195,12 @@ class ResponseSender:
         await self.server_send(message)
 
 
-# The protocol has few paths, and they are logged often.
+# The protocol has few paths, so a small cache covers most log lines.
 _quoted = lru_cache(maxsize=64)(quote)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's handler for what its router refuses."""
+    """Starlette's handler for requests that its router refuses."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return _error_response(_no_such_path(request.url.path))
@@ -215,7 +217,9 @@ def _no_such_path(path: str) -> WattfareError:
         return found or invalid_request("There is no such path here.", 404)
     tail = path.lstrip("/").removeprefix("api/").removeprefix("v1/")
     if unserved.is_of_openai(tail):
-        message = f"There is no such path here: a client's base URL ends with {API_PREFIX}."
+        message = (
+            f"There is no such path here. The base URL of a client must end with {API_PREFIX}."
+        )
         return invalid_request(message, 404)
     return invalid_request("There is no such path here.", 404)
 

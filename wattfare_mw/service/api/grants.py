@@ -1,4 +1,4 @@
-"""``POST /grants``: a one-time grant, which a test app gets without a consent page."""
+"""``POST /grants``: creates a one-time grant for a test app, without approval."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from .bodies import headers_of, json_response, read_json
 from .rate_limits import address_of
 from .state import state_of
 
-#: The most requests of one grant.
+#: The maximum number of requests of one grant.
 MAX_GRANT_REQUESTS = 1000
 
 
 class NewGrant(msgspec.Struct, rename="camel", frozen=True):
-    """A grant to create: a number of requests, and the most USD for all of them."""
+    """The body of ``POST /grants``: a number of requests, and the maximum amount for all of them,
+    in USD."""
 
     requests: int
     max_usd: Usd | None = None
@@ -39,8 +40,8 @@ async def create_grant(request: Request) -> Response:
     if app.mode != "test":
         await admit_page(request, app)
         raise invalid_request(
-            "A live app's grant is approved by a person on the service's own page: open an "
-            "approval (POST /approvals).",
+            "A person must approve a grant of a live app on a page of the service. Create an"
+            " approval with POST /approvals.",
             403,
         )
     asked = await read_json(request, NewGrant)

@@ -1,4 +1,4 @@
-"""The health check: the database must accept a write, because a full disk can still be read."""
+"""The health check. It writes to the database, because a full disk can still be read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...errors import WattfareError
 from ..errors import not_available
 from ..ledger.store import Store
 
-#: How long a result is valid, in seconds, because anyone may ask at any rate.
+#: How long a result is cached, in seconds, because anyone may send any number of checks.
 FRESH_SECONDS = 1.0
-#: How long the database may take for it, in seconds.
-PATIENCE_SECONDS = 5.0
+#: How long the database may take for the write, in seconds.
+TIMEOUT_SECONDS = 5.0
 
 log = logging.getLogger("wattfare_mw.service")
 
@@ -26,23 +26,23 @@ class Health:
         self._store = store
         self._fresh_until = -math.inf
         self._problem: str | None = None
-        self._look: asyncio.Task[None] | None = None
+        self._check_task: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
         """
         Raises:
-            WattfareError: 503; the database does not answer, or takes no write.
+            WattfareError: 503; the database does not answer, or refuses the write.
         """
-        if self._look is None and time.monotonic() >= self._fresh_until:
-            self._look = asyncio.create_task(self._look_after())
-        if self._look is not None:
-            done, _ = await asyncio.wait({self._look}, timeout=PATIENCE_SECONDS)
+        if self._check_task is None and time.monotonic() >= self._fresh_until:
+            self._check_task = asyncio.create_task(self._write())
+        if self._check_task is not None:
+            done, _ = await asyncio.wait({self._check_task}, timeout=TIMEOUT_SECONDS)
             if not done:
                 raise not_available("The service's database does not answer.")
         if self._problem is not None:
             raise not_available(self._problem)
 
-    async def _look_after(self) -> None:
+    async def _write(self) -> None:
         before = self._problem
         try:
             await self._store.check_writable()
@@ -56,4 +56,4 @@ class Health:
             log.exception("the health check failed")
         finally:
             self._fresh_until = time.monotonic() + FRESH_SECONDS
-            self._look = None
+            self._check_task = None

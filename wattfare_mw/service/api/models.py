@@ -31,7 +31,9 @@ async def model(request: Request) -> Response:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         entry = None
     if entry is None:
-        raise invalid_request(f"There is no model {name[:256]!r} here: see GET /models.", 404)
+        raise invalid_request(
+            f"There is no model {name[:256]!r} here. GET /models lists the models.", 404
+        )
     return json_response(entry)
 
 

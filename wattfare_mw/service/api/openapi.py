@@ -66,17 +66,17 @@ _WHY = {
     502: "The upstream failed.",
     503: "The service or its database is not available. Try again later.",
 }
-#: An app's page sends one of them.
+#: The credentials that an app's page can send. It sends one of them.
 _OF_PAGES = ("sessionToken", "publishableKey")
 _ANY_CALL = (400, 429, 500, 503)
 _WITH_BODY = (408, 413, 415)
 
 
-# An answer has each of these fields. Without a default, they are required in the schema.
+# A response always has these fields. Here they have no defaults, so the schema requires them.
 
 
 class Usage(types.Usage, frozen=True, kw_only=True):
-    """What the user has been billed, in USD, this UTC month."""
+    """The amount billed in the current month (UTC), in USD."""
 
     monthly_usd: Usd  # pyright: ignore[reportGeneralTypeIssues]
 
@@ -88,7 +88,7 @@ class ConnectionStatus(types.ConnectionStatus, frozen=True, kw_only=True):
 
 
 async def openapi(request: Request) -> Response:
-    """Serve the document. It has the paths of this service only."""
+    """Serve the document. It has only the paths that this service has."""
     paths = frozenset(route.path_format for route in request.app.routes if isinstance(route, Route))
     return json_response(_encoded(paths))
 
@@ -139,7 +139,7 @@ def document(paths: frozenset[str]) -> Json:
     ):
         schemas[name]["properties"][field] = _CAP
     for schema in schemas.values():
-        # The rest of a docstring is for callers in Python.
+        # Only the first line of a docstring is for users of the API.
         schema["description"] = schema.get("description", "").split("\n")[0]
     api = {
         f"{API_PREFIX}/sessions": {
@@ -234,7 +234,7 @@ def document(paths: frozenset[str]) -> Json:
         },
         f"{API_PREFIX}/approvals/{{id}}/redeem": {
             "post": _operation(
-                "Get what a person has approved, once",
+                "Exchange a code for the approved connection or grant",
                 _json_answer({"anyOf": [status, grant]}),
                 (*_WITH_BODY, 402, 403, 409),
                 security=_OF_PAGES,
@@ -244,7 +244,7 @@ def document(paths: frozenset[str]) -> Json:
         },
         f"{API_PREFIX}/approvals/{{id}}/state": {
             "post": _operation(
-                "Ask how an approval stands, and whether its page is still open",
+                "Read the state of an approval, and whether its page is still open",
                 _json_answer(approval_state),
                 (*_WITH_BODY, 403),
                 security=_OF_PAGES,
@@ -387,8 +387,8 @@ _ERROR: Json = {
                 },
                 "limitedBy": {
                     "enum": ["cap", "ceiling", "grant", "in_flight"],
-                    "description": "What limits the call: the user's cap, the operator's limit for"
-                    " the user, the grant's cap, or calls that have not ended.",
+                    "description": "The limit that was reached: the user's cap, the operator's"
+                    " limit, the grant's cap, or other calls that have not ended.",
                 },
             },
         }
@@ -433,7 +433,7 @@ _PAYMENT: list[Json] = [
         "header",
         KEY_HEADER,
         {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
-        "Makes the call at most once in 24 hours.",
+        "A key for the call. In 24 hours, the service makes only one call with the same key.",
     ),
 ]
 
@@ -451,10 +451,11 @@ _TEXT: Json = {
     ]
 }
 
-# The table of allowed fields has the names. It says more of each value than this does.
+# The names come from the table of allowed fields, which describes their values more exactly.
 _CHAT: Json = {
     "type": "object",
-    "description": "The fields that the service knows. See its documentation for what each costs.",
+    "description": "The fields that the service accepts. Its documentation describes the cost of"
+    " each.",
     "required": ["model", "messages"],
     "additionalProperties": False,
     "properties": {
@@ -481,11 +482,13 @@ _COMPLETION_ANSWER: Json = {
         "description": "The answer; with `stream: true`, as events.",
         "headers": {
             LOWERED_HEADER: {
-                "description": "What the token limit was lowered to, if it was.",
+                "description": "The lowered token limit. Only present if the service has lowered"
+                " it.",
                 "schema": {"type": "integer"},
             },
             RESERVED_HEADER: {
-                "description": "What the call holds, in USD, if its cost has no bound.",
+                "description": "The amount that the call holds, in USD. Only present if the cost"
+                " has no bound.",
                 "schema": {"type": "string"},
             },
         },

@@ -11,7 +11,7 @@ from .state import state_of
 
 
 async def health(request: Request) -> Response:
-    """200 if the service is up and its database takes writes."""
+    """Answer 200 if the service is running and its database accepts writes."""
     await state_of(request).health.check()
     return json_response(b'{"status":"ok"}')
 

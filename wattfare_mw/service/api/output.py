@@ -18,7 +18,7 @@ _STREAM_HEADERS = (
     (b"x-accel-buffering", b"no"),
 )
 
-#: How long a stream may be silent before a comment is sent, in seconds.
+#: After how many seconds without an event a stream gets a comment.
 HEARTBEAT_SECONDS = 15.0
 
 
@@ -26,10 +26,10 @@ class ASGIOutput:
     """Implements :class:`..inference.runner.Output`.
 
     Args:
-        send: sends the start of the response. The body bypasses a :class:`.framing.ResponseSender`,
-            and goes directly to the server.
+        send: sends the start of the response. If it is a :class:`.framing.ResponseSender`, the body
+            bypasses it.
         headers: returns the headers to add. It is called at the start of the response.
-        heartbeats: sends comments into silent streams.
+        heartbeats: the timer for comments in streams without events.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class ASGIOutput:
         self._heartbeat: Heartbeat | None = None
 
     async def begin(self) -> None:
-        """Send the head of an event stream. No proxy should cache or buffer it."""
+        """Send the headers of an event stream. They ask proxies not to cache or buffer it."""
         await self._start(_STREAM_HEADERS)
         self._heartbeat = Heartbeat(self._heartbeats, self._comment)
 
     async def write(self, block: bytes) -> None:
-        """Send whole events."""
+        """Send complete events."""
         heartbeat = self._heartbeat
         assert heartbeat is not None
         heartbeat.since = NEVER
@@ -68,7 +68,7 @@ class ASGIOutput:
         await self._send({"type": "http.response.body", "body": block})
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         heartbeat, self._heartbeat = self._heartbeat, None
         if heartbeat is not None:
             heartbeat.close()
@@ -77,8 +77,8 @@ class ASGIOutput:
         """Send a whole answer."""
         await self._start((_JSON_TYPE, (b"content-length", b"%d" % len(body))))
         if len(body) > LARGE_BODY:
-            # A server accepts any body at once. It accepts more only after its client has read
-            # that, so the call counts as long as its answer is in memory.
+            # A server accepts this body at once, but accepts the next message only after the client
+            # has read the body. So the call counts as long as its answer is in memory.
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             body = b""
         await self._send({"type": "http.response.body", "body": body})

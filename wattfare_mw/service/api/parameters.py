@@ -1,4 +1,4 @@
-"""Reads the headers and the query of a request: who pays, and how to make the call."""
+"""Reads the headers and the query of a request, which say who pays and how to make the call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...types import (
 from .. import keys
 from ..records import IdempotencyKey
 
-#: The header that identifies a call, so that a repeated request does not make it again.
+#: The header with a key for a call, so that a repeated request does not repeat the call.
 KEY_HEADER = "idempotency-key"
 #: The longest value of that header, in characters (our choice).
 MAX_KEY = 255
@@ -29,7 +29,8 @@ _PERCENT_ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
 
 
 def payer_in_headers(headers: Headers) -> tuple[str | None, str | None]:
-    """Who pays: the user's id, or the hash of the grant's token. The other one is None.
+    """The payer in the headers: the user's id, or the hash of the grant's token. The other value is
+    None.
 
     Raises:
         WattfareError: ``invalid_request``; there are both headers or neither, or one is malformed.
@@ -74,8 +75,8 @@ def user_in_query(query: bytes) -> str:
 
 
 def refuses_low_budget(headers: Headers) -> bool:
-    """True if the call must be refused when the budget pays for less than it asks for. Without
-    the header, or with ``lower``, the call's token limit is lowered instead.
+    """True if the call must be refused when the budget does not cover all of it. Without the
+    header, or with ``lower``, the call's token limit is lowered instead.
 
     Raises:
         WattfareError: ``invalid_request``; the header has another value.
@@ -87,7 +88,7 @@ def refuses_low_budget(headers: Headers) -> bool:
 
 
 def wait_seconds(headers: Headers) -> float:
-    """How long the call may wait if only other calls of its payer hold the budget.
+    """How long the call may wait for other calls of its payer to release the budget, in seconds.
 
     Raises:
         WattfareError: ``invalid_request``; the header is not a valid number of seconds.
@@ -103,7 +104,7 @@ def wait_seconds(headers: Headers) -> float:
 
 
 def idempotency_key(headers: Headers, body: bytes) -> IdempotencyKey | None:
-    """The ``Idempotency-Key`` of this call. Only hashes of it and of the body go further.
+    """Hashes of the ``Idempotency-Key`` and the body of this call. None without the header.
 
     Raises:
         WattfareError: ``invalid_request``; the key is empty or too long, or there are two.
@@ -117,5 +118,5 @@ def idempotency_key(headers: Headers, body: bytes) -> IdempotencyKey | None:
 
 
 def is_visible(text: str) -> bool:
-    """True if the text is visible ASCII. (A regular expression takes ten times as long.)"""
+    """True if the text is visible ASCII. A regular expression would take ten times as long."""
     return text.isascii() and text.isprintable() and " " not in text and text != ""

@@ -1,13 +1,15 @@
-"""Rate limits of apps, their users, and addresses.
+"""Rate limits for apps, users and addresses.
 
-The rule is in :func:`_admit`. No user and no address can use up what all others need:
+The rule is in :func:`_admit`. A single user or address must not use up the limit of the whole app:
 
-- A user or an address has its own limit. Requests above it do not count against the app.
-- The first requests of each in a minute (``fair``) count against the app only. All further requests
-  share one half of the app's limit, so the other half is left for those with few requests.
+- Each user and each address has its own limit. Requests above it do not count against the app's
+  limit.
+- The first requests of a user or an address in a minute (``fair``) count only against the app's
+  limit. All further requests together may use half of the app's limit, so the other half is left
+  for users with few requests.
 
 Inference calls and failed authentications are counted in this process, because a query to Redis
-would take longer than the rest of a call. Other rates are counted in Redis if it is configured.
+would take longer than the rest of a call. Other requests are counted in Redis, if it is configured.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ from ..keys import digest
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
-#: How long a window is, in seconds.
+#: The length of a window, in seconds.
 MINUTE = 60
 DAY = 24 * 3600
-#: The most counters of one kind in memory. With one more, the oldest is forgotten.
+#: The maximum number of counters of one kind in memory. Above it, the oldest is removed.
 MAX_COUNTERS = 100_000
-#: The fraction of the grants' ceiling that one address may use in a day.
+#: One address may use one part in this many of the grants' ceiling in a day.
 GRANT_SHARE = 4
 
 
@@ -48,10 +50,10 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         what: the kind of request, in the plural.
-        whose: who ``most`` is for: a user, or an address.
-        most: the most of one user or address; None for no limit.
-        fair: how many of these count against the app only.
-        app: the most of one app; None for no limit.
+        whose: what ``most`` limits: a user or an address.
+        most: the limit of one user or address; None for no limit.
+        fair: how many of these requests count only against the app's limit.
+        app: the limit of one app; None for no limit.
     """
 
     what: str
@@ -67,7 +69,7 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def by_busy(self) -> str:
-        """The kind of the counter of all further requests."""
+        """The kind of the counter of requests above ``fair``."""
         return f"{self.what} by busy {self.whose}"
 
     @cached_property
@@ -76,23 +78,23 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
         return f"{self.what} by app"
 
 
-#: The protocol's number for an app is 120.
+#: The protocol sets the limit of an app to 120.
 SESSIONS = Rate("sessions", most=30, fair=1, app=120)
 STATUSES = Rate("status requests", most=600, fair=60, app=12_000)
 MODEL_LISTS = Rate("lists of models", app=600)
 CONNECTIONS = Rate("requests of connections", most=60, fair=10, app=6_000)
-#: Browsers send these two. Many browsers may share an address.
+#: Requests from browsers. Many browsers may share an address.
 BROWSERS = Rate("requests of browsers", "address", most=600)
-#: Each sends a key from a browser to the upstream.
+#: Each of these requests sends a key from a browser to the upstream.
 KEY_CHECKS = Rate("checks of keys", "address", most=30)
 GRANTS = Rate("grants", "address", most=30, fair=3, app=120)
 FAILURES = Rate("requests with an invalid credential", "address", most=300)
 APPROVALS = Rate("approvals of grants", "address", most=120, fair=10, app=1_200)
-#: These need a session token. So an attacker with the publishable key and many addresses cannot
-#: stop the app's users from connecting.
+#: These requests need a session token, so they have their own limit. An attacker with the
+#: publishable key and many addresses cannot stop the app's users from connecting.
 USER_APPROVALS = Rate("approvals of connections", most=30, fair=5, app=1_200)
 REDEMPTIONS = Rate("attempts to redeem an approval", "address", most=10)
-#: On the service's own pages.
+#: Sign-ins on the service's own pages.
 SIGN_INS = Rate("sign-ins", "address", most=120)
 RECOVERY_CODES = Rate("recovery codes", "address", most=10)
 
@@ -113,7 +115,7 @@ class _Ends(msgspec.Struct, frozen=True):
 
 
 def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
-    """Count one request, and refuse it if it is one too many."""
+    """Count one request, and refuse it if it exceeds a limit."""
     if rate.most is not None:
         counter = _Count(rate.by_client, (app_id, client))
         mine = yield counter
@@ -133,8 +135,8 @@ def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
 
 
 def _admit_hold(app_id: str, address: str, cap: int, ceiling: int, largest: int) -> Flow[None]:
-    """Count what a grant may use of the app's ceiling, in nano-dollars. One address may use only
-    its part in a day, but always one grant."""
+    """Count the amount of a grant against the part of the app's ceiling that one address may use in
+    a day, in nano-dollars. One grant is always allowed."""
     counter = _Count("nanos of grants by address", (app_id, address), DAY, cap)
     if (yield counter) > max(ceiling // GRANT_SHARE, largest):
         raise WattfareRateLimitError(
@@ -154,15 +156,15 @@ def _wait(ends_in: float) -> int:
 class RateLimits:
     """Counts requests in windows of a minute, which start with the first request.
 
-    Each method raises a WattfareRateLimitError with ``retry_after`` for one request too many, and a
+    Each method raises a WattfareRateLimitError with ``retry_after`` if a limit is exceeded, and a
     WattfareError with status 503 if the storage is unavailable.
 
     Args:
         storage: ``redis://…``, to count across processes; None counts in the memory of this
             process.
-        calls_per_user: inference calls a minute of one user or grant.
-        calls_per_app: inference calls a minute of one app.
-        clock: gives the time in Unix seconds, for what is counted in memory.
+        calls_per_user: the maximum number of inference calls per minute of one user or grant.
+        calls_per_app: the maximum number of inference calls per minute of one app.
+        clock: returns the time in Unix seconds, for the counters in memory.
 
     Raises:
         WattfareError: ``invalid_request``; the URL is invalid, or the extra is missing.
@@ -182,7 +184,7 @@ class RateLimits:
         self._redis: RedisStorage | None = None
         if storage is not None:
             self._pool = _redis_pool(storage)
-            # The most common client. The library's default is another one.
+            # redis-py is the most common client, but not the default of the library.
             self._redis = RedisStorage(
                 "async+redis://",
                 implementation="redispy",
@@ -190,7 +192,7 @@ class RateLimits:
             )
         fair = max(1, calls_per_user // 10)
         self._calls = Rate("calls", most=calls_per_user, fair=fair, app=calls_per_app)
-        # A browser can invent any number of grants with few requests each.
+        # A browser can invent any number of grants with few requests each, so `fair` is 0.
         self._grant_calls = Rate("calls", most=calls_per_user, fair=0, app=calls_per_app)
 
     def call(self, app_id: str, user_id: str | None, grant_hash: str | None) -> None:
@@ -202,8 +204,8 @@ class RateLimits:
         self._memory.run(flow)
 
     def failed_authentication(self, address: str) -> None:
-        """Count a request with an invalid credential. A request with a valid one is never refused
-        because of it, since many clients may share an address."""
+        """Count a request with an invalid credential. Requests with a valid credential are not
+        refused because of it, since many clients may share an address."""
         self._memory.run(_admit(FAILURES, "", address))
 
     async def session(self, app_id: str, user_id: str) -> None:
@@ -244,11 +246,11 @@ class RateLimits:
 
     async def redemption(self, approval_id: str, address: str) -> None:
         """Count an attempt to redeem this approval, by a browser at this address."""
-        # A hash, since the path of a request may be long.
+        # Use a hash, because the id in the path may be long.
         await self._count(_admit(REDEMPTIONS, digest(approval_id), address))
 
     async def sign_in(self, address: str) -> None:
-        """Count a passkey to create or to sign in with, for a browser at this address."""
+        """Count the creation of a passkey or a sign-in, for a browser at this address."""
         await self._count(_admit(SIGN_INS, "", address))
 
     async def recovery_code(self, address: str) -> None:
@@ -258,17 +260,17 @@ class RateLimits:
     async def grant_hold(
         self, app_id: str, address: str, cap: int, ceiling: int, largest: int
     ) -> None:
-        """Count a grant of the operator's money, for a browser at this address.
+        """Count a grant that the operator pays for, for a browser at this address.
 
-        An address of this machine is not counted: it belongs to a developer, or to a proxy that
+        An address of this machine is not counted. It belongs to a developer, or to a proxy that
         does not pass on the client's address.
 
         Args:
             app_id: the id of the app.
             address: the address of the browser.
             cap: the cap of the grant, in nano-dollars.
-            ceiling: what all grants of the app may hold.
-            largest: the largest cap of one grant.
+            ceiling: the maximum of all grants of the app together, in nano-dollars.
+            largest: the largest cap of one grant, in nano-dollars.
         """
         if not _is_of_this_machine(address):
             await self._count(_admit_hold(app_id, address, cap, ceiling, largest))
@@ -293,15 +295,15 @@ class RateLimits:
                 return await storage.get_expiry(key) - time.time()
             return await storage.incr(key, count.seconds, count.amount)
         except storage.base_exceptions as error:
-            forget_frames(error)  # they have the password
+            forget_frames(error)  # the frames have the password
             raise not_available("The service's storage of rate limits is not available.") from error
 
 
 class Counters:
     """Counters in memory, which reset at the end of their window.
 
-    The memory storage of the library ``limits`` scans all its counters on each change, and their
-    number has no limit. Here a count takes constant time, and there are at most
+    The library ``limits`` also has counters in memory, but it scans all of them on each change, and
+    their number has no limit. Here, a change takes constant time, and there are at most
     :data:`MAX_COUNTERS` of each kind.
     """
 
@@ -338,7 +340,7 @@ class Counters:
 
     @staticmethod
     def _make_room(counters: OrderedDict[tuple[str, ...], list[float]], now: float) -> None:
-        # Remove two for each new one, so that all expired counters go in time.
+        # Remove up to two expired counters for each new one, so that all are removed in time.
         for _ in range(2):
             if not counters:
                 return
@@ -378,19 +380,23 @@ def address_of(scope: Scope) -> str:
 def _redis_pool(url: str) -> ConnectionPool:
     url = hidden(url)
     if not url.startswith(("redis://", "rediss://")):
-        raise invalid_request("Rate limits are counted in memory, or in redis://host:port.")
+        raise invalid_request(
+            "The storage of rate limits must be redis://host:port. Leave it out to count in memory."
+        )
     try:
         from redis.asyncio import ConnectionPool
 
-        # Passed to each connection separately, so that no frame of a library shows the password.
+        # Pass the credentials to each connection separately, so that no frame of a library has the
+        # password.
         address, credentials = _without_credentials(url)
         return ConnectionPool.from_url(address, **credentials)  # pyright: ignore[reportUnknownMemberType]
     except ImportError:
         fault = "Redis needs an extra: pip install 'wattfare-mw[service,redis]'."
-    except (ValueError, TypeError):  # the message may repeat the password
+    except (ValueError, TypeError):  # the message may contain the password
         fault = (
-            "The Redis URL cannot be read: it is redis://user:password@host:port/0. In the"
-            " password, percent-encode all but letters and digits (@ is %40, / is %2F)."
+            "The Redis URL is invalid. It must have the form redis://user:password@host:port/0."
+            " Percent-encode all characters of the password except letters and digits (@ is %40, /"
+            " is %2F)."
         )
     raise invalid_request(fault)
 

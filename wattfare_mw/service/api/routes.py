@@ -15,7 +15,7 @@ from .openapi import openapi
 from .operations import health, metrics
 from .sessions import create_session
 
-#: The path of inference calls. `asgi` handles it without the router.
+#: The path of inference calls, which `asgi` handles without the router.
 COMPLETIONS = f"{API_PREFIX}/chat/completions"
 _CONNECTIONS = f"{API_PREFIX}/connections"
 _GRANTS = f"{API_PREFIX}/grants"

@@ -15,8 +15,8 @@ from .state import state_of
 
 
 class NewSession(SessionRequest, frozen=True):
-    """A user, and the cap to ask for. ``account_label`` is the name of the user's account at the
-    app, which the page that approves shows."""
+    """The body of ``POST /sessions``: a user, and the cap to ask for. ``account_label`` is the name
+    of the user's account at the app. The approval page shows it."""
 
     app_user_id: str = ""
     account_label: str | None = None
@@ -37,11 +37,11 @@ async def create_session(request: Request) -> Response:
 
 
 def _check_label(label: str | None) -> str | None:
-    """A label that a person can read; None if there is none.
+    """Check that a person can read the label. None if there is no label.
 
     Raises:
-        WattfareError: ``invalid_request``; it is too long, or has characters that do not print or
-            that change the order of the others.
+        WattfareError: ``invalid_request``; the label is too long, or has unprintable characters or
+            marks of direction.
     """
     if label is None or not label.strip():
         return None

@@ -1,4 +1,4 @@
-"""What every route of one running service uses."""
+"""The shared state of a running service."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     #: The origin of the service's pages, such as ``https://wattfare.example.com``.
     public_url: str
     funding: PayerFunding
-    #: Gives the time in Unix seconds.
+    #: Returns the time in Unix seconds.
     clock: Callable[[], float] = time.time
     #: Called after each inference call, on the event loop.
     on_call: OnCall | None = None

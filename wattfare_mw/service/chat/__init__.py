@@ -1,1 +1,1 @@
-"""One chat request: read, checked, bounded, priced and metered. No I/O."""
+"""Reads, checks, bounds, prices and meters one chat request. No I/O."""

@@ -1,23 +1,24 @@
-"""The fields that an inference request may have: one table, with a rule for each field.
+"""The table of the fields that an inference request may have, with a rule for each field.
 
 A reservation bounds the cost of a call, so each field has a kind, depending on what it can cost:
 
 - *free*: adds no cost.
 - *counted*: part of the reservation, as a part of the prompt or as a limit.
-- *held*: no bound is known. The call is allowed, and holds a fixed amount.
-- *refused*: the service cannot serve it, or a client could misuse the operator's keys.
+- *held*: the cost has no known bound. The call is allowed, and holds a fixed amount.
+- *refused*: the service does not support the field, or a client could misuse the operator's keys
+  with it.
 
 **An unknown field is refused by name**, because a new field of an API may cost money. If the
 operator allows unknown fields, the call is held. Some names are always refused, at any depth: see
-:mod:`.foreign_fields`. Each object in a request has its own list of keys. Only schemas and
+:mod:`.foreign_fields`. Each object in a request has its own list of allowed keys. Only schemas and
 arguments of functions may be any JSON. Fields that libraries add to messages have a separate rule:
 see :mod:`.kept_fields`.
 
 Sources: the request bodies of OpenAI's and OpenRouter's chat completions, and the documentation of
 vLLM, SGLang, llama.cpp, Ollama, LM Studio, LiteLLM, Mistral, Groq, xAI, Perplexity, Together,
 DeepSeek, Moonshot, Qwen, and of Google's and Anthropic's compatible APIs. ``null`` means absent
-everywhere. The fields that :mod:`.request` reads (``messages``, the limits, ``n``, …) have their
-values checked there.
+everywhere. :mod:`.request` checks the values of the fields that it reads (``messages``, the limits,
+``n``, …).
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from .found import Found, Held, both
 
 #: The prices in OpenRouter's `provider.max_price`.
 MAX_PRICES = ("prompt", "completion", "request", "image", "audio")
-#: How many answers one call may ask for: OpenAI's own limit.
+#: The maximum number of answers per call, as at OpenAI.
 MAX_N = 128
 
 
 class Kind(StrEnum):
-    """The cost of a field. A later kind is stronger."""
+    """What a field can cost. The kinds are in ascending order."""
 
     FREE = "free"
     COUNTED = "counted"
@@ -53,8 +54,8 @@ class Policy(msgspec.Struct, frozen=True):
     """The operator's choice for fields whose cost has no bound.
 
     Attributes:
-        unbounded: hold an amount for the held fields of the table, or refuse them.
-        unknown: refuse a field that is not in the table, or let it pass as a held one.
+        unbounded: whether to hold an amount for the held fields of the table, or to refuse them.
+        unknown: whether to refuse a field that is not in the table, or to treat it as a held field.
     """
 
     unbounded: Literal["hold", "refuse"] = "hold"
@@ -65,12 +66,12 @@ DEFAULT_POLICY = Policy()
 
 
 Rule = Callable[[str, Any], Found | None]
-"""A rule for a value. It raises ``invalid_request`` with the name of the field, or returns what in
-the value has no bound."""
+"""A rule for a value. It returns the parts of the value whose cost has no bound. For a value that
+is not allowed, it raises ``invalid_request`` with the name of the field."""
 
 
 def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str, ...]:
-    """Check the fields of a request, and refuse the first that is not allowed.
+    """Check the fields of a request, and refuse the first field that is not allowed.
 
     Returns: the names of the fields whose cost has no bound, :data:`MAX_NAMED` of them at most.
 
@@ -82,8 +83,8 @@ def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str
         return ()
     if found.unknown is not None and policy.unknown == "refuse":
         raise invalid_request(
-            f"This service does not know the field `{found.unknown}`, so its cost has no bound. "
-            "The operator of the service can allow unknown fields with --unknown-fields pass."
+            f"The field `{found.unknown}` is unknown, so its cost has no bound. The operator of"
+            " the service can allow unknown fields with --unknown-fields pass."
         )
     if found.held and policy.unbounded == "refuse":
         name, because = found.held[0]
@@ -93,8 +94,8 @@ def check(request: dict[str, Any], policy: Policy = DEFAULT_POLICY) -> tuple[str
 
 
 def without_nulls(request: dict[str, Any]) -> dict[str, Any]:
-    """The request without unknown fields whose value is null. A library that writes all of its
-    fields asks for nothing with them."""
+    """Remove unknown fields whose value is null. Some libraries send all their fields, and null
+    means that a field is not used."""
     if None not in request.values():
         return request
     return {
@@ -119,27 +120,27 @@ def _unknown(name: str, field: str, value: Any) -> Found:
 def _foreign(name: str, found: str) -> Exception:
     where = f"`{name}`" if name.endswith(found) else f"`{found[:64]}` in `{name}`"
     return invalid_request(
-        f"{where} is never allowed: it could redirect the call, authenticate it, store it "
-        "elsewhere, or use the operator's data."
+        f"{where} is never allowed: it could redirect the call, change its credentials, store it"
+        " elsewhere, or read the operator's data."
     )
 
 
 def _plain(name: str, value: Any) -> None:
-    """A string, a number or a boolean. It adds no cost. If it is a part of the prompt, it is
-    counted there."""
+    """A string, a number or a boolean. It adds no cost of its own. If it is a part of the prompt,
+    the prompt's bound includes it."""
     if isinstance(value, (dict, list)):
         raise invalid_request(f"`{name}` must be a string, a number or a boolean.")
 
 
 def _text(name: str, value: Any) -> None:
-    """As :func:`plain`, for a string."""
+    """Like :func:`_plain`, but only a string."""
     if not isinstance(value, str):
         raise invalid_request(f"`{name}` must be a string.")
 
 
 def _json(_name: str, _value: Any) -> None:
-    """Any JSON: a schema, or the arguments of a function. The model reads it as text, which is
-    counted as part of the prompt."""
+    """Any JSON, such as a schema or the arguments of a function. The model reads it as text, and
+    the prompt's bound includes it."""
 
 
 def _tame(name: str, value: Any) -> None:
@@ -158,7 +159,7 @@ def _own_keys(name: str, value: Any) -> None:
 
 def _refused(because: str) -> Rule:
     def rule(name: str, value: Any) -> None:
-        # These ask for nothing. An empty object could mean a feature with its defaults.
+        # False and [] request nothing. An empty object could mean a feature with its defaults.
         if value is not False and value != []:
             raise _not_allowed(name, because)
 
@@ -177,7 +178,7 @@ def _held(because: str, *free: Any, shape: Rule = _tame) -> Rule:
 
 
 def _is_one_of(value: Any, known: tuple[Any, ...]) -> bool:
-    # `True == 1`, but they are different values.
+    # `True == 1` in Python, but they are different values in JSON.
     return any(type(value) is type(one) and value == one for one in known)
 
 
@@ -185,7 +186,9 @@ def _only(*allowed: Any) -> Rule:
     def rule(name: str, value: Any) -> None:
         if not _is_one_of(value, allowed):
             said = " or ".join(json.dumps(one) for one in allowed)
-            raise invalid_request(f"`{name}` may be {said} here: the rest cannot be bounded.")
+            raise invalid_request(
+                f"`{name}` may only be {said}, because the cost of other values has no bound."
+            )
 
     return rule
 
@@ -245,7 +248,7 @@ def _plain_or(rule: Rule) -> Rule:
 
 
 def _map(name: str, value: Any) -> None:
-    """An object of any keys, with a plain value each."""
+    """An object with any keys and plain values."""
     if not isinstance(value, dict):
         raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
@@ -256,8 +259,8 @@ def _map(name: str, value: Any) -> None:
 def _of_type(
     types: Mapping[str, Rule], otherwise: str, others: Callable[[str], Rule | None] | None = None
 ) -> Rule:
-    """An object whose ``type`` says which it is. Any type but these is refused by its name, unless
-    ``others`` has a rule for it."""
+    """An object whose ``type`` selects its rule. A type that is not in ``types`` is refused by its
+    name, unless ``others`` has a rule for it."""
 
     def rule(name: str, value: Any) -> Found | None:
         kind: Any = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
@@ -272,7 +275,7 @@ def _of_type(
     return rule
 
 
-# Every price list has a price for writing a cache for five minutes. Few have one for an hour.
+# Every price list has a price for writing a cache for five minutes, but few have one for an hour.
 _CACHE_CONTROL = _object(
     {
         "type": _only("ephemeral"),
@@ -353,7 +356,7 @@ _MADE_IMAGE = _of_type(
 
 
 def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found | None]) -> Rule:
-    """An object with these fields, and others.
+    """An object with these fields, and other fields.
 
     Args:
         other: the rule for a field that is not among them. It gets the place of the field, its
@@ -376,10 +379,10 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
 
 
 def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
-    """An object with these fields, and fields that libraries add.
+    """An object with these fields, and with fields that libraries add.
 
     Args:
-        made: True if a model made it.
+        made: True if a model has created the object.
     """
 
     def kept(name: str, field: str, value: Any) -> Found | None:
@@ -390,13 +393,13 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
     return _known_or(rules, kept)
 
 
-# The parts with which Mistral, Anthropic and OpenAI's Responses API send back a model's earlier
-# thoughts, texts and calls. Each is text to the next model.
+# Types of parts in which apps send a model's earlier thoughts, texts and calls back to Mistral, to
+# Anthropic and in OpenAI's Responses API. A model reads each as text.
 _SAID = ("thinking", "redacted_thinking", "reasoning", "output_text", "input_text", "reference")
 
 
 def _parts(*, made: bool) -> Rule:
-    """One part of a message. ``made``: by a model."""
+    """One part of a message. ``made``: True if a model has created it."""
 
     def part(rules: Mapping[str, Rule]) -> Rule:
         return _beside({"type": _plain, "cache_control": _CACHE_CONTROL, **rules}, made=made)
@@ -419,7 +422,7 @@ def _parts(*, made: bool) -> Rule:
 
 _NAMED = _object({"name": _plain})
 
-# The calls that a model made before, and that an app sends back.
+# The model's earlier tool calls, which an app sends back.
 _CALLED = _beside({"name": _plain, "arguments": _json})
 _CALLS = {
     "function": _beside({"id": _plain, "type": _plain, "function": _CALLED}),
@@ -431,8 +434,8 @@ _OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
 
 
 def _tool_call(name: str, value: Any) -> Found | None:
-    # Some libraries leave out the type, and some providers have their own types. Moonshot runs a
-    # replayed call of its own tool.
+    # Some libraries leave out the type, and some providers have their own types. If an app sends
+    # back a call of Moonshot's own tool, Moonshot runs the tool again.
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     kind = fields.get("type")
     if isinstance(fields.get("function"), dict) and (kind is None or isinstance(kind, str)):
@@ -444,7 +447,8 @@ def _tool_call(name: str, value: Any) -> Found | None:
     return _OF_KNOWN_TYPE(name, value)
 
 
-#: A page of a file that OpenRouter has read, and reads again from here.
+#: A page of a file that OpenRouter has read. OpenRouter uses this text instead of reading the file
+#: again.
 _PAGE = _of_type({"text": _TEXT_PART, **_IMAGE_PARTS}, "its tokens cannot be counted")
 
 
@@ -476,7 +480,7 @@ _IN_MESSAGE: Mapping[str, Rule] = {
 
 
 def _messages(*, made: bool) -> Rule:
-    """A message. ``made``: by a model."""
+    """A message. ``made``: True if a model has created it."""
     content = _text_or(_each(_parts(made=made)), "an array of parts")
     return _beside({**_IN_MESSAGE, "content": content}, made=made)
 
@@ -487,25 +491,24 @@ _MADE_BY_MODEL, _MADE_BY_APP = _messages(made=True), _messages(made=False)
 def _message(name: str, value: Any) -> Found | None:
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     role = fields.get("role")
-    # Most messages have this form. Both rules accept it, but take longer.
+    # A faster check for the form of most messages. Both rules below also accept it.
     if len(fields) == 2 and isinstance(role, str) and isinstance(fields.get("content"), str):
         return None
     return (_MADE_BY_MODEL if role == "assistant" else _MADE_BY_APP)(name, value)
 
 
 def _of_tool(rules: Mapping[str, Rule], *, plain: bool) -> Rule:
-    """A tool, or the function in it, and fields that libraries add.
+    """A tool or the function in it, with fields that libraries add.
 
     Args:
-        plain: only plain values are allowed. In some APIs, a field of a tool names a tool of the
-        provider.
+        plain: True to allow only plain values in added fields, because in some APIs a field of a
+            tool can name a tool of the provider.
     """
 
     def kept(name: str, field: str, value: Any) -> None:
         if kept_fields.is_of_provider(field) or (plain and isinstance(value, (dict, list))):
             raise invalid_request(
-                f"This service does not know the field `{name}` of a tool, so its cost has no "
-                "bound."
+                f"The field `{name}` of a tool is unknown, so its cost has no bound."
             )
 
     return _known_or(rules, kept)
@@ -519,7 +522,7 @@ _FUNCTION = _of_tool(
     },
     plain=False,
 )
-#: The fields that Anthropic's SDK and others add to a function. Examples are text.
+#: The fields that Anthropic's SDK and other libraries add to a function. The examples are text.
 _BESIDE_TOOL: Mapping[str, Rule] = {
     "type": _plain,
     "cache_control": _CACHE_CONTROL,
@@ -528,19 +531,19 @@ _BESIDE_TOOL: Mapping[str, Rule] = {
     "metadata": _json,
 }
 _GRAMMAR = _object({"syntax": _plain, "definition": _plain})
-# OpenAI's usual shape, and the flat one of its Responses API.
+# The format of OpenAI's chat API, and that of its Responses API.
 _TOOL_FORMAT = _object(
     {"type": _plain, "grammar": _GRAMMAR, "syntax": _plain, "definition": _plain}
 )
 _CUSTOM = _object({"name": _plain, "description": _plain, "format": _TOOL_FORMAT})
-#: The types of tools that a provider runs by itself begin so: OpenAI's, OpenRouter's, xAI's,
-#: Groq's, Mistral's, Moonshot's, Anthropic's. Others may read what the operator keeps at the
-#: provider (``file_search``, ``mcp``).
+#: The prefixes of the types of tools that a provider runs itself: OpenAI, OpenRouter, xAI, Groq,
+#: Mistral, Moonshot and Anthropic. Other types may read the operator's data at the provider
+#: (``file_search``, ``mcp``).
 PROVIDER_TOOLS = (
     *("openrouter:", "web_search", "web_fetch", "x_search", "live_search", "browser_search"),
     *("browser_automation", "visit_website", "wolfram_alpha", "code_interpreter"),
     *("code_execution", "image_generation", "builtin_function"),
-    # Google's. Anthropic's, whose descriptions the provider adds to the prompt.
+    # Google's tools. Then Anthropic's: the provider adds their descriptions to the prompt.
     *("google_search", "google_maps", "enterprise_web_search", "url_context"),
     *("computer", "bash_", "text_editor_", "memory_", "tool_search_tool_"),
 )
@@ -558,7 +561,8 @@ def _of_provider(kind: str) -> Rule | None:
     return _RUN_BY_PROVIDER if kind.startswith(PROVIDER_TOOLS) else None
 
 
-# OpenAI's shape, and the flat ones of its other API and of Anthropic. All are text of the prompt.
+# The formats of OpenAI's chat API, of its Responses API and of Anthropic. All of them become text
+# of the prompt.
 _FLAT = {**dict.fromkeys(("name", "description", "strict"), _plain), "parameters": _json}
 _FUNCTION_TOOL = _of_tool(
     {**_BESIDE_TOOL, **_FLAT, "input_schema": _json, "function": _FUNCTION}, plain=True
@@ -593,7 +597,7 @@ _CHOSEN = _object(
     }
 )
 _CHOSEN_TOOL: Mapping[str, Rule] = {"function": _CHOSEN, "custom": _CHOSEN, "tool": _CHOSEN}
-_ALLOWED_TOOLS = {"mode": _plain, "tools": _each(_of_type(_CHOSEN_TOOL, "it is no tool"))}
+_ALLOWED_TOOLS = {"mode": _plain, "tools": _each(_of_type(_CHOSEN_TOOL, "it is not a tool"))}
 _TYPED_CHOICE = _of_type(
     {
         **_CHOSEN_TOOL,
@@ -615,7 +619,8 @@ def _tool_choice(name: str, value: Any) -> Found | None:
     return _TYPED_CHOICE(name, value)
 
 
-# A format is text of the prompt. Each server has its own names for the kinds that OpenAI lacks.
+# A format becomes text of the prompt. Servers have their own names for kinds that OpenAI does not
+# have.
 _RESPONSE_FORMAT = _object(
     {
         **dict.fromkeys(("type", "name", "description", "strict", "pattern"), _plain),
@@ -651,7 +656,7 @@ def _max_price(name: str, value: Any) -> None:
 
 
 def max_price_of(value: Any) -> float | None:
-    """A price in ``max_price``, in USD: OpenRouter takes a number or a string. None for another
+    """A price in ``max_price``, in USD. OpenRouter accepts a number or a string. None for any other
     value."""
     if type(value) not in (int, float, str):
         return None
@@ -664,8 +669,8 @@ def max_price_of(value: Any) -> float | None:
 
 _NUMBERS = _plain_or(_object(dict.fromkeys(("p50", "p75", "p90", "p99"), _plain)))
 
-# It selects the provider, and so the price. So the reserved price is sent with it, as `max_price`:
-# see `upstream.UpstreamJob`.
+# `provider` selects the provider, and so the price. The service adds the reserved price as
+# `max_price`: see `upstream.UpstreamJob`.
 _PROVIDER = _object(
     {
         "order": _each(_plain),
@@ -689,7 +694,7 @@ _THINKING = _object(
     dict.fromkeys(("type", "budget_tokens", "display", "clear_thinking", "keep"), _plain)
 )
 
-# Ollama's own options. Those that say how a model is loaded are the operator's.
+# Ollama's own options. Only the operator may set those for loading a model, so they are refused.
 _OLLAMA_OPTIONS = _object(
     {
         **dict.fromkeys(
@@ -705,8 +710,8 @@ _OLLAMA_OPTIONS = _object(
     }
 )
 
-# vLLM passes these to the template, and they override its own values. A template from the client
-# could repeat the prompt without end (CVE-2025-61620), and so could other messages.
+# vLLM passes these to the chat template, where they override vLLM's own values. A client's template
+# could repeat the prompt without end (CVE-2025-61620), and so could a client's messages.
 _TEMPLATE_REFUSED = (
     *("chat_template", "tokenize", "messages", "conversation", "conversations", "tools"),
     *("tokenizer", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
@@ -738,7 +743,8 @@ _GOOGLE_ONLY = _object({"google": _GOOGLE})
 
 
 def _extra_body(name: str, value: Any) -> Found | None:
-    # Gemini's clients send it as a field. LiteLLM reads any field in it.
+    # Gemini's clients send `extra_body` as a field. Allow only `google` in it, because LiteLLM
+    # reads any field in it.
     if not isinstance(value, dict) or cast("dict[str, Any]", value).keys() != {"google"}:
         raise _foreign(name, name)
     return _GOOGLE_ONLY(name, value)
@@ -748,9 +754,9 @@ class Field(NamedTuple):
     """A row of the table.
 
     Attributes:
-        kind: the strongest kind that its value can have.
+        kind: the highest kind that its value can have.
         rule: checks the value.
-        note: what it is, for the documentation. Fields of one kind and note share a line.
+        note: a description for the documentation. Fields with the same kind and note share a line.
     """
 
     kind: Kind
@@ -786,7 +792,7 @@ def _logit_bias(name: str, value: Any) -> Found | None:
 
 
 def _metadata(name: str, value: Any) -> None:
-    """The client's own keys, with a plain value or a list of plain ones each."""
+    """An object with the client's own keys. Each value is plain or a list of plain values."""
     if not isinstance(value, dict):
         raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
@@ -800,18 +806,20 @@ REQUEST: Mapping[str, Field] = {
     "model": Field(
         Kind.COUNTED,
         _text,
-        "the price of the model; held for a preset (`@preset/…`), and for a router or another "
-        "model without a fixed price if the upstream names the cost",
+        "the price of the model; a preset (`@preset/…`) is held; a model without a fixed price, "
+        "such as a router, is held if the upstream names the cost",
     ),
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
     ),
-    "models": Field(Kind.COUNTED, _each(_plain), "fallbacks; the most expensive one is reserved"),
+    "models": Field(
+        Kind.COUNTED, _each(_plain), "fallbacks; the price of the most expensive model counts"
+    ),
     "tools": Field(
         Kind.COUNTED,
         _each(_tool),
-        "part of the prompt; held for a tool that the provider runs; refused for a tool that "
-        "reads the operator's data (`file_search`, `mcp`)",
+        "part of the prompt; a tool that the provider runs is held; a tool that reads the "
+        "operator's data (`file_search`, `mcp`) is refused",
     ),
     **_rows(
         Kind.COUNTED,
@@ -846,14 +854,18 @@ REQUEST: Mapping[str, Field] = {
     "documents": Field(Kind.COUNTED, _each(_json), "part of the prompt"),
     "translation_options": Field(Kind.COUNTED, _tame, "part of the prompt"),
     "google": Field(
-        Kind.HELD, _GOOGLE, "Gemini's options; held for an image or audio, others are free"
+        Kind.HELD,
+        _GOOGLE,
+        "Gemini's options; those for an image or audio are held, others are free",
     ),
     "extra_body": Field(
-        Kind.HELD, _extra_body, "the same, as Gemini's clients send it; only with `google`"
+        Kind.HELD,
+        _extra_body,
+        "the same options in an object `google`, as Gemini's clients send them",
     ),
     **_plain_rows(
         Kind.COUNTED,
-        "the limit; `-1` leaves it to the service",
+        "the limit of the answer; with `-1`, the service chooses it",
         *("max_tokens", "max_completion_tokens"),
     ),
     "options": Field(
@@ -862,16 +874,18 @@ REQUEST: Mapping[str, Field] = {
         "Ollama's options; `num_predict` is another name of the limit; options that load a model "
         "(`num_gpu`, …) are refused",
     ),
-    "n": Field(Kind.COUNTED, _plain, "each answer has the limit"),
+    "n": Field(Kind.COUNTED, _plain, "the number of answers; the limit applies to each"),
     "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within the limit"),
     "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within the limit"),
     "provider": Field(
         Kind.COUNTED,
         _PROVIDER,
-        "the service sends `max_price`: the reserved price, or yours if it is lower",
+        "the service sends the reserved price as `max_price`, or your `max_price` if it is lower",
     ),
     "cache_control": Field(
-        Kind.COUNTED, _CACHE_CONTROL, "writes a cache for five minutes; held for an hour"
+        Kind.COUNTED,
+        _CACHE_CONTROL,
+        "a cache for five minutes is counted, a cache for an hour is held",
     ),
     # How the answer is sent.
     "stream": Field(Kind.FREE, _plain, "how the answer is sent"),
@@ -995,7 +1009,7 @@ REQUEST: Mapping[str, Field] = {
         *("keep_alive", "ttl", "draft_model"),
         *("speculative.n_max", "speculative.n_min", "speculative.p_min"),
     ),
-    # Filters of a search. The search itself is part of the model's price.
+    # Filters of a search. The cost of the search itself is in the model's price.
     **_rows(
         Kind.FREE,
         "filters the results of a search",
@@ -1038,7 +1052,7 @@ REQUEST: Mapping[str, Field] = {
     **_held_row(
         "service_tier",
         "another tier has another price",
-        # `auto` is what each provider uses for a call without the field.
+        # `auto` is the same as leaving out the field.
         *("auto", "default", "flex", "standard", "standard_only", "on_demand"),
         note="`auto`, `default`, `standard`, `standard_only`, `on_demand` and `flex` are free",
         shape=_text,
@@ -1050,7 +1064,7 @@ REQUEST: Mapping[str, Field] = {
         note="`standard` is free",
         shape=_text,
     ),
-    **_held_row("inference_geo", "another place has another price", "global", shape=_text),
+    **_held_row("inference_geo", "another region has another price", "global", shape=_text),
     **_held_row("route", "a router chooses the price"),
     **_held_row("preset", "its fields are not visible to the service", shape=_text),
     **_held_row(
@@ -1063,12 +1077,12 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("audio", "audio has its own price"),
     **_held_row("image_config", "an image has its own price"),
     **_held_row("mm_processor_kwargs", "an image has its own price"),
-    **_held_row("moderation", "it asks another model"),
-    **_held_row("safety_model", "it asks another model"),
+    **_held_row("moderation", "it calls another model"),
+    **_held_row("safety_model", "it calls another model"),
     **_held_row("vl_high_resolution_images", "an image has its own price"),
     **_held_row("enable_code_interpreter", "the provider's tools have their own price"),
-    **_held_row("priority", "another place in the queue may have another price", 0, shape=_plain),
-    **_held_row("tags", "a router may choose the price by it"),
+    **_held_row("priority", "another priority can have another price", 0, shape=_plain),
+    **_held_row("tags", "a router can use it to choose the price"),
     **_held_row("providerOptions", "its fields choose providers and tools"),
     **_held_row("provider_options", "its fields choose providers and tools"),
     **_held_row("betas", "a beta may have its own price"),

@@ -1,8 +1,9 @@
-"""Images, files and audio in the messages of a request, and what bounds their cost.
+"""Finds the images, files and audio in the messages of a request, and the facts that bound their
+cost.
 
-The service reads the bytes, because a media type, a file name or a header may be wrong. An
-attachment that it cannot read counts as the most tokens that a model can make of it. If there is no
-such bound, the call is held or refused.
+The service reads the bytes of an attachment, because a media type, a file name or a header may be
+wrong. If it cannot read an attachment, it counts the maximum number of tokens for any attachment of
+this kind. If there is no such maximum, the call is held or refused.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from . import audio_length, prompt_bound
 from .families import Image
 
 _size = cast("Callable[..., tuple[int, int]]", imagesize.get)  # pyright: ignore[reportUnknownMemberType]
-#: An image says its size in its first bytes, but for a JPEG with a long preview before it.
+#: The dimensions of an image are in its first bytes, except for a JPEG with a long preview.
 _START = 2**16
-#: No decoder takes an image with a side above this, in pixels.
+#: Decoders refuse an image with a longer side, in pixels.
 _MAX_SIDE = 2**17
 
 
 class Pages(msgspec.Struct, frozen=True):
-    """A PDF: the bytes of text (UTF-8) on each page."""
+    """A PDF that has been read: the number of bytes of text (UTF-8) on each page."""
 
     text: tuple[int, ...]
 
@@ -40,10 +41,10 @@ class Attachments(msgspec.Struct, frozen=True):
     Attributes:
         images: by their dimensions.
         audio: by their length, in seconds.
-        documents: the PDF files that have not been read yet, each with its place in the request.
-        pages: the pages of those that have been read.
-        text: tokens of files that are plain text, and of the names of files, at most.
-        unbounded: the places of attachments whose cost has no bound, and why.
+        documents: the PDF files that have not been read yet, with their places in the request.
+        pages: the pages of the PDF files that have been read.
+        text: the maximum number of tokens of plain text files and of file names.
+        unbounded: the places of attachments whose cost has no bound, and the reasons.
     """
 
     images: tuple[Image, ...] = ()
@@ -55,12 +56,13 @@ class Attachments(msgspec.Struct, frozen=True):
 
 
 def refusal(name: str, because: str) -> WattfareError:
-    """The refusal of a part whose cost has no bound."""
+    """The error for a part whose cost has no bound."""
     return invalid_request(f"The cost of `{name}` cannot be bounded: {because}.")
 
 
 def are_possible(messages: list[dict[str, Any]]) -> bool:
-    """True if these messages may have attachments. A quick check, because most have text only."""
+    """True if these messages may have attachments. This check is fast, because most messages have
+    only text."""
     for message in messages:
         if isinstance(message.get("content"), list) or not _KEEPING.isdisjoint(message):
             return True
@@ -68,8 +70,8 @@ def are_possible(messages: list[dict[str, Any]]) -> bool:
 
 
 def pages_of_annotation(value: object) -> list[Any] | None:
-    """The pages of a file that OpenRouter has read for an earlier answer. It reads them from here
-    instead of from the file."""
+    """The pages of a file that OpenRouter has read for an earlier answer. OpenRouter uses them
+    instead of reading the file again."""
     fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     file = fields.get("file")
     pages = cast("dict[str, Any]", file).get("content") if isinstance(file, dict) else None
@@ -79,11 +81,11 @@ def pages_of_annotation(value: object) -> list[Any] | None:
 def take_out(
     messages: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], Attachments | None]:
-    """The messages without the data of their attachments, and the attachments; the same list and
-    None if there are none.
+    """Return the messages without the data of attachments, and the attachments. Without
+    attachments, return the same list and None.
 
     Args:
-        messages: already checked by :mod:`.allowed_fields`.
+        messages: messages that :mod:`.allowed_fields` has checked.
     """
     found = _Found()
     plain = messages
@@ -97,7 +99,7 @@ def take_out(
 
 
 def _without_data(found: _Found, name: str, message: dict[str, Any]) -> dict[str, Any]:
-    """The message without the data of its attachments; the same one if it has none."""
+    """The message without the data of its attachments. Without attachments, the same object."""
     changed: dict[str, Any] = {}
     for field in ("content", "images"):
         parts = message.get(field)
@@ -117,7 +119,7 @@ def _without_data(found: _Found, name: str, message: dict[str, Any]) -> dict[str
                 taken[index] = {**annotation, "file": {**annotation["file"], "content": inner}}
                 changed["annotations"] = taken
     audio = message.get("audio")
-    if isinstance(audio, dict):  # of an earlier answer: the table of fields holds it
+    if isinstance(audio, dict):  # audio of an earlier answer is held, see the table of fields
         changed["audio"] = {**cast("dict[str, Any]", audio), "data": None}
     return {**message, **changed} if changed else message
 
@@ -161,7 +163,7 @@ class _Found:
         self._picture(name, fields.get("url"), detail, fields.get("format"))
 
     def source(self, name: str, part: dict[str, Any]) -> None:
-        """Anthropic's shape of an image or a document, and the AI SDK's of an image."""
+        """An image or a document in Anthropic's format, or an image in the AI SDK's format."""
         source = part.get("source")
         fields = cast("dict[str, Any]", source) if isinstance(source, dict) else {}
         value = fields.get("data") or fields.get("url") or part.get("image")
@@ -175,7 +177,7 @@ class _Found:
             self._file(name, value)
 
     def file(self, name: str, part: dict[str, Any]) -> None:
-        """OpenAI's file, and the flat one of its Responses API."""
+        """A file in the format of OpenAI's chat API or of its Responses API."""
         inner = part.get("file")
         fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
         named = fields.get("filename")
@@ -195,7 +197,7 @@ class _Found:
             self.audio.append(seconds)
 
     def document_url(self, name: str, part: dict[str, Any]) -> None:
-        """Mistral's shape of a document."""
+        """A document in Mistral's format."""
         value = part.get("document_url")
         url = cast("dict[str, Any]", value).get("url") if isinstance(value, dict) else value
         named = part.get("document_name")
@@ -204,7 +206,7 @@ class _Found:
         self._file(name, url)
 
     def video(self, name: str, part: dict[str, Any]) -> None:
-        """A video, or its frames. The table of fields holds it."""
+        """A video or its frames. The call is held, see the table of fields."""
         for value in _strings({**part, "type": None}):
             if _PATH.match(value) or ":" in value:
                 _check_place(name, value)
@@ -213,7 +215,7 @@ class _Found:
         self.text += prompt_bound.longest_form(data)
 
     def _picture(self, name: str, value: object, detail: object, kind: object) -> None:
-        """The value in the place of an image. Some gateways accept a PDF or a video there."""
+        """The value of an image field. Some gateways also accept a PDF or a video there."""
         if _may_be_other(_content(name, value), kind):
             self._file(name, value)
         else:
@@ -254,7 +256,7 @@ def _check_place(name: str, value: str) -> None:
     start = value[:64].translate(_IGNORED_IN_URLS)
     if _PUBLIC.match(start):
         return
-    # Some servers take other text for the path of a file.
+    # Some servers read other text as the path of a file.
     if _SCHEME.match(start) or _PATH.match(start) or _bytes(value, 48) is None:
         raise refusal(name, "it names a place that only the operator may read")
 
@@ -280,10 +282,10 @@ _READERS = {
     "document_url": _Found.document_url,
     **dict.fromkeys(("video_url", "input_video", "video"), _Found.video),
 }
-#: The fields besides ``content`` that may have attachments.
+#: The fields of a message, besides ``content``, that may have attachments.
 _KEEPING = frozenset({"images", "annotations", "audio"})
 _PDF = b"%PDF-"
-#: Readers of URLs leave these out: white space and control characters.
+#: White space and control characters, which readers of URLs ignore.
 _IGNORED_IN_URLS = dict.fromkeys(range(33))
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,30}:", re.IGNORECASE)
 _PATH = re.compile(r"~?/(?:[^/]{1,100}/)*[^/]{1,100}\.|\.{1,2}/")
@@ -292,12 +294,12 @@ _PUBLIC = re.compile(r"https?://|data:", re.IGNORECASE)
 
 _MEDIA_TYPE = re.compile(r"data:([^,;]{1,100})[,;]", re.IGNORECASE)
 _IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".heic", ".heif", ".avif", ".bmp")
-#: File names of kinds that cost more than an image. A URL may also not show its kind.
+#: Endings of file names whose kind costs more than an image.
 _OTHER_NAMES = (
     *(".pdf", ".mp4", ".mov", ".mpeg", ".mpg", ".webm", ".avi", ".mkv", ".flv", ".wmv", ".3gp"),
     *(".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac", ".aac", ".aiff", ".txt", ".csv"),
 )
-#: Gemini reads the URL of a video as the video itself.
+#: URLs that Gemini reads as videos.
 _FILMS = re.compile(r"https?://(?:[^/]{1,100}\.)?(?:youtube\.com|youtu\.be)/")
 
 
@@ -318,7 +320,7 @@ def _may_be_other(value: str, kind: object) -> bool:
     return other or path.endswith(_OTHER_NAMES) or _FILMS.match(path) is not None
 
 
-#: Control characters that no text has.
+#: Control characters that do not occur in text.
 _NOT_TEXT = bytes({*range(32), 127} - {*b"\t\n\f\r\x1b"})
 
 
@@ -335,7 +337,7 @@ def _is_text(data: bytes) -> bool:
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
-#: AVIF and HEIF. Videos begin in the same way, but with other brands.
+#: The brands of AVIF and HEIF images. Videos begin in the same way, but with other brands.
 _IMAGE_BRANDS = frozenset({b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1"})
 
 
@@ -348,10 +350,10 @@ def _is_image(data: bytes) -> bool:
 
 
 def _dimensions(value: object) -> tuple[int, int]:
-    """The width and the height of an image; zeros if they cannot be read, or not be trusted.
+    """The width and the height of an image. Both are 0 if they cannot be read or trusted.
 
-    A GIF is not trusted: its frames may be larger than its head says. Other kinds are either not
-    taken by providers, or converted by them first.
+    A GIF is not trusted, because its frames may be larger than its header says. Providers refuse or
+    convert the other kinds.
     """
     for most in (_START, None):
         data = _bytes(value, most)
@@ -376,9 +378,8 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _bytes(value: object, most: int | None = None) -> bytes | None:
-    """The content of a data URL or of base64: at least this many bytes from the start. None for
-    another kind of URL or text. White space and the URL-safe alphabet are accepted, as most
-    decoders do."""
+    """The content of a data URL or of base64 text: at least ``most`` bytes from the start. None for
+    other URLs and text. Like most decoders, this accepts white space and the URL-safe alphabet."""
     if not isinstance(value, str):
         return None
     head = _HEAD.match(value)

@@ -1,8 +1,8 @@
-"""The length of audio in seconds, computed from the sound itself.
+"""Computes the length of audio in seconds from the sound data.
 
-The length in a file's header is not used: a header can say one second before an hour of sound, and
-a decoder plays the hour. WAV is uncompressed, so the number of bytes gives the length. MP3 is a
-sequence of frames, and the first four bytes of each give its length.
+The length in a file's header is not used. A header can say one second before an hour of sound, and
+a decoder still plays the hour. WAV is uncompressed, so the number of bytes gives the length. MP3 is
+a sequence of frames, and the first four bytes of a frame give its length.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-#: A lower sample rate is a mistake, with which a few bytes could have any length.
+#: A lower sample rate is invalid. With a very low one, a few bytes could be hours of sound.
 _LEAST_RATE = 1000
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _HEADER = 12
 
 
 def seconds(data: bytes) -> float | None:
-    """The longest time that a decoder plays, in seconds; None if this is neither WAV nor MP3, or
-    has no bound."""
+    """The maximum time that a decoder plays, in seconds. None if this is neither WAV nor MP3, or if
+    there is no maximum."""
     if data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE":
         return _wav(data)
     return _mp3(data)
@@ -33,7 +33,7 @@ def _wav(data: bytes) -> float | None:
     if kind not in (_PCM, _FLOAT, _EXTENSIBLE) or rate < _LEAST_RATE or frame < 1 or bits % 8:
         return None
     if data.find(b"fmt ", place + 4) >= 0:
-        return None  # a second format: decoders differ in which one counts
+        return None  # decoders differ in which of two formats they use
     # # All bytes after the format and the header of the sound: some decoders play beyond the length
     # in the file.
     return max(len(data) - place - 32, 0) / (frame * rate)
@@ -47,9 +47,9 @@ _V1_L3 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _V2_L1 = (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256)
 _V2_L23 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-#: Bytes that belong to no frame count as if they were sound at the lowest bit rate.
+#: Bytes outside of frames count as sound at the lowest bit rate.
 _LEAST_BYTES_A_SECOND = 1000
-#: A file is not MP3 if the search for the next frame fails this often.
+#: A file is not MP3 if the next frame must be searched for this often.
 _MOST_SEARCHES = 1000
 
 

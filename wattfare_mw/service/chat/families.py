@@ -1,11 +1,11 @@
-"""How many tokens a model makes of an image, a page of a PDF and a second of audio.
+"""The number of tokens for an image, for a page of a PDF and for a second of audio.
 
-One row for each family of models that counts in the same way. The comment of each row names its
-source. A model without a row counts as the most expensive row. ``[media]`` in the file of
-``--config`` has the operator's rows, which come first.
+Models that count in the same way are a family, which has one row. The comment of a row names its
+source. For a model without a row, the most expensive rows count. The table ``[media]`` in the
+``--config`` file has the operator's own rows, which come first.
 
-Every rule gives an upper bound. An image and the same image turned by 90 degrees have the same
-bound, because a camera can say in the file that it is turned.
+Each rule gives an upper bound. Turning an image by 90 degrees does not change its bound, because a
+file can say that its image is turned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from ...errors import invalid_request
 
-#: Tokens around an image or a file: a mark at its start and its end, and its name.
+#: Extra tokens for an image or a file: its start, its end and its name.
 AROUND = 32
 #: Tokens of the text of one page. Anthropic says "typically 1,500-3,000 tokens per page": Claude
 #: docs, "PDF support". A page that is only scanned has no text in the file, but a provider may
@@ -33,7 +33,7 @@ AUDIO_SECOND = 32
 #: Some models count audio in whole windows of this many seconds: Whisper's encoder, and models
 #: built on it.
 AUDIO_WINDOW = 30
-#: How many different images of a request count by their size.
+#: The maximum number of different images of a request that are counted by their size.
 MAX_EXACT_IMAGES = 1_000
 
 
@@ -42,7 +42,7 @@ class Image(msgspec.Struct, frozen=True):
 
     Attributes:
         width, height: in pixels; 0 if they are not known.
-        detail: what the request asks for: ``low``, ``high``, ``auto``, …
+        detail: the requested detail: ``low``, ``high``, ``auto``, ….
     """
 
     width: int = 0
@@ -56,8 +56,8 @@ class Image(msgspec.Struct, frozen=True):
 
 
 class Fixed(msgspec.Struct, frozen=True):
-    """A fixed number of tokens for any image; ``finest`` if it asks for a detail that is not in
-    ``usual``."""
+    """A fixed number of tokens for any image. ``finest`` applies if the request asks for a detail
+    that is not in ``usual``."""
 
     tokens: int
     finest: int = 0
@@ -67,7 +67,7 @@ class Fixed(msgspec.Struct, frozen=True):
         return self.tokens if image.detail in _USUAL else max(self.tokens, self.finest)
 
     def most(self) -> int:
-        """The most that any image has."""
+        """The maximum for any image."""
         return max(self.tokens, self.finest)
 
 
@@ -75,8 +75,9 @@ _USUAL = (None, "auto", "low", "medium", "high")
 
 
 class Tiles(msgspec.Struct, frozen=True):
-    """OpenAI's tiles: scaled down into a square of 2048 pixels, then until the shorter side has
-    768, and counted in tiles of 512. ``base`` tokens come on top, and are all for ``low``."""
+    """OpenAI's tiles. An image is scaled down to fit into a square of 2048 pixels, and then until
+    its shorter side has 768 pixels. It is counted in tiles of 512 pixels, plus ``base`` tokens.
+    With the detail ``low``, only the ``base`` tokens count."""
 
     base: int
     tile: int
@@ -92,20 +93,20 @@ class Tiles(msgspec.Struct, frozen=True):
         return self.base + self.tile * _steps(long * scale, 512) * _steps(short * scale, 512)
 
     def most(self) -> int:
-        """The most that any image has: 2048 by 768 pixels."""
+        """The maximum for any image, at 2048 by 768 pixels."""
         return self.base + self.tile * 8
 
 
 class Patches(msgspec.Struct, frozen=True, kw_only=True):
-    """Square patches: one token each, times a factor.
+    """Square patches. Each patch is one token, times a factor.
 
     Attributes:
-        size: the side of a patch, in pixels.
+        size: the length of a patch's side, in pixels.
         most_patches: a larger image is scaled down to this many patches.
-        high, low: the same for an image with this detail; None for ``most_patches``.
-        factor: tokens for a patch.
+        high, low: the same for an image with this detail. None means ``most_patches``.
+        factor: the number of tokens per patch.
         least: a smaller image is scaled up to this many patches.
-        row: tokens at the end of each row of patches.
+        row: the number of tokens at the end of each row of patches.
     """
 
     size: int
@@ -131,14 +132,14 @@ class Patches(msgspec.Struct, frozen=True, kw_only=True):
         return _steps(patches * self.factor, 1)
 
     def most(self) -> int:
-        """The most that any image has."""
+        """The maximum for any image."""
         return self._tokens(max(self.most_patches, self.high or 0, self.low or 0))
 
 
 class Crops(msgspec.Struct, frozen=True):
-    """Gemini's crops: an image of up to 384 pixels is one. A larger one is scaled down to 3072
-    pixels, and cut into squares with a side of the shorter one divided by 1.5, of 256 to 768
-    pixels."""
+    """Gemini's crops. An image of up to 384 pixels is one crop. A larger image is scaled down to
+    3072 pixels, and cut into squares. The side of a square is the image's shorter side divided by
+    1.5, but from 256 to 768 pixels."""
 
     tokens: int
 
@@ -154,7 +155,7 @@ class Crops(msgspec.Struct, frozen=True):
         return self.tokens * _steps(long * scale, side) * _steps(short * scale, side)
 
     def most(self) -> int:
-        """The most that any image has: 3072 by 384 pixels."""
+        """The maximum for any image, at 3072 by 384 pixels."""
         return self.tokens * 24
 
 
@@ -165,11 +166,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the table.
 
     Attributes:
-        models: patterns of names, in lower case and without the provider's name before a slash.
-        images: how an image counts; the rule that gives most counts.
-        page: tokens of a page of a PDF as an image; None for the most of any image.
-        audio_second: tokens for a second of audio.
-        audio_window: audio counts in whole windows of this many seconds.
+        models: patterns of models' names, in lower case and without the provider's prefix.
+        images: the rules for images. The rule with the highest result counts.
+        page: the number of tokens for the image of a PDF page. None for the maximum of any image.
+        audio_second: the number of tokens for a second of audio.
+        audio_window: the length of a window, in seconds. Audio counts in whole windows.
     """
 
     models: tuple[str, ...]
@@ -179,12 +180,12 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     audio_window: int = AUDIO_WINDOW
 
     def image_tokens(self, image: Image) -> int:
-        """The most tokens of one image."""
+        """The maximum tokens of one image."""
         return max(rule.of(image) for rule in self.images) + AROUND
 
     def images_tokens(self, images: Sequence[Image]) -> int:
-        """The most tokens of these images. After :data:`MAX_EXACT_IMAGES` different ones, each
-        counts as the most that any image has, because a close look takes 0.2 ms."""
+        """The maximum tokens of these images. After :data:`MAX_EXACT_IMAGES` different images, each
+        further one counts as the maximum of any image, because computing it takes 0.2 ms."""
         counted = Counter(images)
         exact = list(islice(counted.items(), MAX_EXACT_IMAGES))
         tokens = sum(self.image_tokens(image) * times for image, times in exact)
@@ -192,12 +193,12 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         return tokens + others * (max(rule.most() for rule in self.images) + AROUND)
 
     def page_tokens(self, text_bytes: int) -> int:
-        """The most tokens of a page with this much text (bytes of UTF-8)."""
+        """The maximum tokens of a page with this much text, in bytes of UTF-8."""
         seen = max(rule.most() for rule in self.images) if self.page is None else self.page
         return seen + max(text_bytes, PAGE_TEXT)
 
     def audio_tokens(self, seconds: float) -> int:
-        """The most tokens of this much audio."""
+        """The maximum tokens of audio of this length."""
         windows = _steps(Fraction(seconds), self.audio_window)
         return windows * self.audio_window * self.audio_second + AROUND
 
@@ -346,7 +347,7 @@ UNKNOWN = Family(
 )
 
 
-#: The keys of a row of ``[media]``, and the largest value that makes sense.
+#: The keys of a row of ``[media]``, and the maximum of their values.
 OWN_KEYS = ("image", "page", "audio_second")
 MAX_OWN = 1_000_000
 
@@ -355,12 +356,12 @@ class Families:
     """The table, with the operator's rows before it.
 
     Args:
-        own: for a model or a pattern (``my-llava*``): tokens of an ``image``, of a ``page`` of a
-            PDF and of an ``audio_second``. If a row leaves out a value, the value of the table
-            counts.
+        own: the operator's rows. Each is for a model or a pattern (``my-llava*``), and has the
+            tokens of an ``image``, of a ``page`` of a PDF or of an ``audio_second``. For a value
+            that a row does not have, the table counts.
 
     Raises:
-        WattfareError: ``invalid_request``; a row is not of this form.
+        WattfareError: ``invalid_request``; a row is invalid.
     """
 
     def __init__(self, own: Mapping[str, Mapping[str, int]] | None = None) -> None:
@@ -400,8 +401,8 @@ def _checked(name: str, row: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def bare(model: str) -> str:
-    """A model's name without its provider and its variant, in lower case. A fine-tuned model of
-    OpenAI has the name of its base model."""
+    """A model's name in lower case, without its provider and its variant. For a fine-tuned model of
+    OpenAI, it is the name of the base model."""
     return model.lower().rpartition("/")[2].removeprefix("ft:").partition(":")[0]
 
 

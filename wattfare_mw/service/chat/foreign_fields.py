@@ -1,7 +1,7 @@
-"""Names of fields that no request may have, at any depth: they redirect a call, authenticate it,
-store it elsewhere, set its price, or read what the operator keeps at the provider.
+"""Names of fields that a request must not have at any depth. They redirect a call, change its
+credentials, store it elsewhere, set its price, or read the operator's data at the provider.
 
-A gateway behind the service may act on them with the operator's keys. Sources:
+A gateway behind the service may apply such a field with the operator's keys. Sources:
 
 - LiteLLM 1.110: the parameters that its proxy bans in a request and in ``metadata``
   (``proxy/auth/auth_utils.py``), those of its callbacks
@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-#: A name that contains one of these words, in any spelling: ``api_key``, ``apiKey``, ``API-Key``.
+#: Names that contain one of these words are refused, in any spelling: ``api_key``, ``apiKey``,
+#: ``API-Key``.
 WORDS = (
     *("api_base", "api_host", "api_key", "api_url", "api_version", "base_url"),
     *("access_key", "access_token", "auth_token", "identity_token", "session_token"),
@@ -26,14 +27,14 @@ WORDS = (
     *("callback", "webhook", "guardrail", "fallbacks", "fallback_dict", "cost_per"),
     *("extra_body", "extra_headers", "extra_query", "server_url", "deployment_url"),
 )
-#: A name with one of these prefixes.
+#: Names that begin with one of these prefixes are refused.
 PREFIXES = (
     *("aws_", "azure_", "vertex_", "sagemaker_", "watsonx_", "oci_", "databricks_", "nvcf_"),
     *("litellm_", "langfuse_", "langsmith_", "arize_", "posthog_", "braintrust_", "humanloop_"),
     *("lunary_", "signoz_", "newrelic_", "dd_", "gcs_", "s3_", "wandb_", "weave_", "bootstrap_"),
     *("user_api_", "github_copilot_", "mcp_", "mock_"),
 )
-#: Exactly one of these names, in any spelling.
+#: These names are refused, in any spelling.
 NAMES = (
     *(
         "headers",
@@ -69,17 +70,17 @@ _LINE_PREFIXES = tuple(f"\n{prefix}" for prefix in PREFIXES)
 
 
 def is_foreign(name: str) -> bool:
-    """True if no request may have a field of this name."""
+    """True if a request must not have a field with this name."""
     return _hold_foreign([name])
 
 
 def find(value: Any, *, fields: bool = True) -> str | None:
-    """The first such name in a value, at any depth. Takes time in proportion to the size.
+    """Find the first such name in a value, at any depth. The time grows linearly with the size.
 
     Args:
         value: decoded JSON, nested no deeper than :data:`~wattfare_mw.json_limits.MAX_DEPTH`.
         fields: False if the client chooses the keys of the value, as in ``metadata``. There, a key
-            such as ``thread_id`` is not a field.
+            such as ``thread_id`` has no effect, so it is allowed.
     """
     names = list(_names_in(value))
     if not _hold_foreign(names, fields=fields):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: How many held fields of a request are named.
+#: The maximum number of held fields that an error or a log line names.
 MAX_NAMED = 8
 
 
@@ -16,14 +16,14 @@ class Held(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The parts of a value that have no bound: the first held fields, and an unknown field."""
+    """The parts of a value whose cost has no bound: the first held fields, and an unknown field."""
 
     held: tuple[Held, ...] = ()
     unknown: str | None = None
 
 
 def both(one: Found | None, other: Found | None) -> Found | None:
-    """The parts of two values together."""
+    """Combine the parts of two values."""
     if one is None or other is None:
         return one or other
     return Found((one.held + other.held)[:MAX_NAMED], one.unknown or other.unknown)

@@ -1,7 +1,7 @@
-"""The length of a value as JSON text, computed without writing the text.
+"""Computes the length of a value as JSON text, without writing the text.
 
-The text can be much larger than the value, because each level of indentation adds to it. So only
-the length is computed, which needs no memory for the text.
+The text can be much larger than the value, because each level of indentation adds to it. Computing
+only the length needs no memory for the text.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _PIECE = 2**16
 # These are escaped as two characters, and other control characters as six.
 _SHORT_ESCAPES = '"\\\n\r\t\b\f'
 _LONG_ESCAPES = [chr(code) for code in (*range(0x20), 0x7F) if chr(code) not in _SHORT_ESCAPES]
-#: How deep a value may be nested inside what is written, with some room.
+#: The maximum depth of nesting in the text, with some room.
 _DEPTHS = MAX_DEPTH + 8
 _INDENT = 4
-#: Tokens of a line end and the spaces after it, by depth. All known tokenizers have a token for 16
-#: spaces or more, and ``tests/service/test_real_prompts.py`` holds some of them to it.
+#: The tokens of a line end and the spaces after it, by depth. All known tokenizers have a token for
+#: 16 spaces or more. ``tests/service/test_real_prompts.py`` checks this for some of them.
 _LINE_TOKENS = [2 + -(-_INDENT * depth // 16) for depth in range(_DEPTHS)]
 
 
@@ -36,11 +36,11 @@ def json_length(value: Any, indent: int | None = None) -> int:
 
 
 def json_tokens(value: Any) -> int:
-    """The most tokens of this value as JSON, however a template writes it: compact or with up to
-    four spaces for each level, in ASCII or not, and with ``<`` escaped or not.
+    """The maximum tokens of this value as JSON, for any form that a template may write: compact or
+    with up to four spaces per level, in ASCII or not, and with ``<`` escaped or not.
 
-    A token has at least one byte, so bytes bound the tokens. Only the spaces of an indentation are
-    counted more closely: they are half of the text, but only a few tokens.
+    A token has at least one byte, so the number of bytes is a bound. Only indentation is counted
+    more closely, because it can be half of the text but only a few tokens.
     """
     return _length(value, _LINE_TOKENS, True, 0)
 
@@ -89,7 +89,7 @@ def _string_length(text: str, html: bool) -> int:
 def _escaped_length(text: str, html: bool) -> int:
     length = len(text)
     if not text.isascii():
-        # Each unit of UTF-16 that is not ASCII is written as \uXXXX.
+        # Each UTF-16 unit outside of ASCII is written as \uXXXX.
         ascii_characters = len(text.encode("ascii", "ignore"))
         units = len(text.encode("utf-16-le", "surrogatepass")) // 2
         length = ascii_characters + 6 * (units - ascii_characters)

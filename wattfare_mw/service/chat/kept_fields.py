@@ -1,17 +1,18 @@
 """Undocumented fields that libraries add to a message and send back.
 
-A library sends back a model's message with added fields: ``parsed``, ``provider_specific_fields``,
-``thinking_blocks``, an id, a date. No list of them is complete. Such a field costs no more than its
-own text, which is part of the prompt's bound, unless it refers to an image, a file or a sound. So
-an unknown field of a message may be any JSON, but nothing in it may look like such a reference, at
-any depth:
+A library sends back a model's message with added fields, such as ``parsed``,
+``provider_specific_fields``, ``thinking_blocks``, an id or a date. A complete list of them is not
+possible. Such a field costs no more than its own text, which is in the prompt's bound, unless it
+refers to an image, a file or a sound. So an unknown field of a message may be any JSON without such
+a reference. These count as references, at any depth:
 
 - a name such as ``image_url``, unless its value is a number or empty;
 - a ``type`` or a media type that names one;
 - a data URL;
-- any URL in a message that a model has not made, except in an app's own notes (``metadata``).
+- any URL in a message that a model has not created, except in an app's own notes (``metadata``).
 
-A cache has a price by its time, so ``cache_control`` must follow the rule of the table.
+``cache_control`` must follow the rule of the table, because the price of a cache depends on its
+time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, cast
 from ...errors import WattfareError, invalid_request
 from .found import Found, both
 
-#: The names under which libraries keep the arguments of a call. APIs read nothing but arguments in
+#: The fields in which libraries keep the arguments of a call. APIs do not read anything else in
 #: them.
 FREE_FORM = frozenset({"arguments", "args", "parsed", "parsed_arguments"})
 
@@ -32,7 +33,7 @@ _MEDIA = re.compile(
     r"image|audio|video|attachment|screenshot|picture|photo|inlinedata|filedata|fileid|fileur[il]"
     r"|^input?file$|^files?$|^documents?$|^media$|^blobs?$|^sounds?$|^pdfs?$"
 )
-#: The names of a provider's tools, as fields next to those of a function.
+#: The names of a provider's tools, as fields next to the fields of a function.
 _PROVIDER_TOOL = re.compile(
     r"search|retrieval|grounding|codeexec|interpreter|computer|browser|urlcontext|maps|mcp|connector"
     r"|container|fetch|callers|plugin"
@@ -41,10 +42,10 @@ _MEDIA_TYPE = re.compile(r"\s*(?:image|audio|video)/|\s*application/(?:pdf|octet
 _MEDIA_TYPE_NAMES = frozenset({"mediatype", "mimetype", "contenttype"})
 _DATA_URL = re.compile(r"\s*data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]{1,20}://", re.IGNORECASE)
-#: The plain names under which apps and libraries keep their own notes. No API reads media there.
+#: The fields in which apps and libraries keep their own notes. APIs do not read media there.
 _NOTES = frozenset({"metadata", "artifact", "additionalkwargs", "responsemetadata"})
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
-#: Values that ask for nothing. An empty object could mean a feature with its defaults.
+#: Values that request nothing. An empty object could mean a feature with its defaults.
 _NOTHING: tuple[Any, ...] = ("", [])
 
 CheckCache = Callable[[str, Any], Found | None]
@@ -56,24 +57,24 @@ def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Foun
 
     Args:
         name: the path of the field.
-        made: True if a model has made the message.
+        made: True if a model has created the message.
 
-    Returns: the parts without a bound.
+    Returns: the parts whose cost has no bound.
 
     Raises:
-        WattfareError: ``invalid_request``, with the name of what is refused.
+        WattfareError: ``invalid_request``, with the name of the refused part.
     """
     return _Walk(check_cache, made=made).field(name, name.rpartition(".")[2], value)
 
 
 def check_annotation(name: str, value: Any, check_cache: CheckCache) -> Found | None:
-    """Check an annotation. It may name a file and have its text: the file of an earlier answer,
-    which is not read again."""
+    """Check an annotation. It may have the name and the text of a file from an earlier answer,
+    because that file is not read again."""
     return _Walk(check_cache, made=True).annotation(name, value)
 
 
 def is_of_provider(field: str) -> bool:
-    """True if this could be a tool that the provider runs, or have media."""
+    """True if this field could be a tool that the provider runs, or could have media."""
     plain = _plain_name(field)
     return _PROVIDER_TOOL.search(plain) is not None or _MEDIA.search(plain) is not None
 
@@ -91,7 +92,7 @@ class _Walk:
         if plain == "cachecontrol":
             return None if value is None else self._check_cache(name, value)
         if plain == "annotations" and isinstance(value, list):
-            walk = _Walk(self._check_cache, made=True)  # only a model makes citations
+            walk = _Walk(self._check_cache, made=True)  # only a model creates citations
             items = enumerate(cast("list[Any]", value))
             return _all(walk.annotation(f"{name}[{n}]", item) for n, item in items)
         holds = isinstance(value, (str, list, dict)) and value not in _NOTHING
@@ -109,14 +110,13 @@ class _Walk:
         return self.value(name, value)
 
     def value(self, name: str, value: Any) -> Found | None:
-        """Check a value. Its name does not matter."""
+        """Check a value, without its name."""
         if isinstance(value, str):
             if _DATA_URL.match(value) is not None:
                 raise _media(name)
             if not self._made and _URL.match(value) is not None:
                 raise invalid_request(
-                    f"This service does not know the field `{name}`, which has a URL, so its cost "
-                    "has no bound."
+                    f"The field `{name}` is unknown and has a URL, so its cost has no bound."
                 )
         elif isinstance(value, list):
             items = enumerate(cast("list[Any]", value))
@@ -138,7 +138,7 @@ class _Walk:
             if key == "file_id" and isinstance(inner, str):
                 continue
             if key == "url_citation" and isinstance(inner, dict):
-                # A search adds the address of an icon or a picture, which is not read again.
+                # A search adds the URL of an icon or a picture, which is not read again.
                 cited = cast("dict[str, Any]", inner)
                 texts = {name for name, text in cited.items() if _is_web_address(text)}
                 named = {name: item for name, item in cited.items() if name not in texts}

@@ -1,20 +1,21 @@
-"""The cost of a call so far, as the upstream reports it or as it is counted.
+"""Tracks the cost of a call, from the upstream's reports or from its own count.
 
-A cost that the upstream reports comes first, then reported tokens at their prices, then the meter's
-own count. A report covers everything before it. The last report counts, and tokens after it are
-added. If its count has not grown with the text, it counts one chunk alone, and is added too. A part
-of a report that cannot be true is ignored, see :mod:`.usage`.
+The meter uses the first of these that it has: a cost that the upstream reports, reported tokens at
+their prices, its own count. A report covers everything before it. The last report counts, and the
+meter adds its own count of later tokens. If a report's count has not grown with the text, the
+report is for one chunk alone, and is added to the previous ones. An impossible part of a report is
+ignored, see :mod:`.usage`.
 
-If the upstream reports nothing, the number of tokens is not known. The meter then uses two
-estimates, for two questions:
+Without a report, the number of tokens is unknown. The meter then uses two estimates for two
+questions:
 
-- *What is billed?* One token for each chunk that has text, or one for each
-  :data:`BYTES_PER_TOKEN` bytes, whichever is more. This is a little above what tokenizers make of
-  most texts. It is never above what was reserved.
-- *Is the reservation spent?* :attr:`Meter.spent` cuts a stream off, so it must never be true for
-  an upstream that keeps to its limit. It counts one token for each chunk, or one for each
-  :data:`MOST_CHARACTERS_PER_TOKEN` characters. Reasoning that the model does not show counts only
-  when the upstream reports it.
+- *What is billed?* One token for each chunk with text, or one for each :data:`BYTES_PER_TOKEN`
+  bytes, whichever is more. For most texts, this is a little more than the real number of tokens.
+  The bill is never above the reservation.
+- *Is the reservation spent?* If :attr:`Meter.spent` is true, the stream is cut off. So it must
+  never be true for an upstream that respects its limit. It counts one token for each chunk, or one
+  for each :data:`MOST_CHARACTERS_PER_TOKEN` characters. Hidden reasoning counts only when the
+  upstream reports it.
 """
 
 from __future__ import annotations
@@ -29,28 +30,28 @@ from . import usage as reported_usage
 from .price import Price
 from .usage import TokenCounts
 
-#: A token is taken to be this many bytes of UTF-8 if the upstream does not report its count.
+#: The estimated length of a token, in bytes of UTF-8.
 BYTES_PER_TOKEN = 4
-#: No long text has more characters per token than this. English has 4 to 5.
+#: The maximum characters per token of any long text. English has 4 to 5.
 MOST_CHARACTERS_PER_TOKEN = 8
-#: The most choices whose usage is counted separately.
+#: The maximum number of choices whose usage is counted separately.
 MAX_CHOICES = 128
 
 
 class Meter:
-    """Counts one call.
+    """Tracks the cost of one call.
 
     Args:
-        price: None if it is not known. Then only the upstream can tell the cost.
-        prompt_tokens: an estimate, until the upstream reports it.
+        price: the price of the model. If None, only the upstream can report the cost.
+        prompt_tokens: an estimate, which is used until the upstream reports the number.
         began: when the call began (UTC), for a price that depends on the time of the day.
-        images: how many images the request has.
+        images: the number of images in the request.
 
     Attributes:
-        sent: True if the prompt is on its way to the model.
-        generated: True if the model has done anything that can be billed.
+        sent: True if the request was sent to the upstream.
+        generated: True if the model has produced anything that can be billed.
         complete: True if the answer is complete.
-        tier: the service tier in which the provider served the call; None if it does not say.
+        tier: the service tier that the provider has reported for the call; None if it did not.
     """
 
     # The initial state of each call.
@@ -61,9 +62,10 @@ class Meter:
     _granted: int | None = None
     _tokens_reported = False
     _cost: int | None = None  # the cost that the upstream reports
-    _counted_in_cost = 0  # the completion tokens that had passed at that time
-    _chunks = _bytes = _characters = 0  # passed since the last report
-    # The number of tokens that the reservation pays for; None for any number. Each chunk needs it.
+    _counted_in_cost = 0  # the completion tokens counted before that report
+    _chunks = _bytes = _characters = 0  # since the last report
+    # The number of tokens that the reservation pays for; None for any number. It is cached, because
+    # each chunk needs it.
     _paid_for: int | None = None
     _paid_for_is_known = False
 
@@ -77,13 +79,13 @@ class Meter:
     ) -> None:
         self.price = price
         self._began = began or datetime.now(UTC)
-        # As reported by the upstream. Until then, the prompt is an estimate.
+        # The upstream's report. Before there is one, the prompt is an estimate.
         self._used = TokenCounts(prompt=prompt_tokens, images=images)
         self._by_choice: dict[int, TokenCounts] = {}
 
     @property
     def granted(self) -> int | None:
-        """What the call may cost, in nano-dollars; None before that is known."""
+        """The reserved amount of the call, in nano-dollars; None before the reservation."""
         return self._granted
 
     @granted.setter
@@ -92,12 +94,12 @@ class Meter:
         self._paid_for_is_known = False
 
     def priced_at(self, price: Price) -> None:
-        """Use this price: that of the model that answers."""
+        """Use this price, which is the price of the model that answers."""
         self.price = price
         self._paid_for_is_known = False
 
     def count(self, tokens: int = 1, text: str = "") -> None:
-        """Count this many more tokens, or more if this text is longer."""
+        """Count this many tokens, or more if the text is longer."""
         self.generated = True
         self._chunks += tokens
         length = len(text)
@@ -106,7 +108,7 @@ class Meter:
 
     def left(self) -> None:
         """Record that the client has left. The prompt is billed, because the model may have read
-        it. Otherwise, a client could disconnect early and have prompts read at the operator's cost.
+        it. Otherwise, a client could disconnect early, and the operator would pay for its prompts.
         """
         self.generated |= self.sent
 
@@ -115,21 +117,22 @@ class Meter:
         self.generated = bool(self._cost)
 
     def add_usage(self, usage: object, choice: int | None = None) -> None:
-        """Take a report of the upstream, except for parts that cannot be true.
+        """Add a report of the upstream, except for impossible parts.
 
         Args:
-            choice: the index of the choice that the report is about; None for the whole answer.
+            choice: the index of the choice that the report is for; None for the whole answer.
         """
         if not isinstance(usage, dict):
             return
         report = reported_usage.read(cast("dict[str, Any]", usage))
         passed = self.completion_tokens > 0
         if report.only_total:
-            # MiniMax's. The rest of the total is the answer, with the reasoning that is not shown.
+            # MiniMax reports only the total. The total minus the prompt is the answer, with hidden
+            # reasoning.
             rest = max(report.only_total - self.prompt_tokens, self.completion_tokens)
             counts = TokenCounts(completion=rest)
             report = msgspec.structs.replace(report, counts=counts, completion=True)
-        # Zeros are a placeholder: a prompt has tokens, and so does an answer that has arrived.
+        # Zeros are placeholders, because a prompt and an answer have tokens.
         completion = report.completion and (report.counts.completion > 0 or not passed)
         if report.prompt or (completion and report.counts.completion):
             self._take_counts(report, completion, choice)
@@ -140,7 +143,7 @@ class Meter:
         self.charge(report.cost)
 
     def charge(self, cost: int) -> None:
-        """The whole call costs this, in nano-dollars."""
+        """Record the cost of the whole call, in nano-dollars."""
         self._cost = cost
         self._counted_in_cost = self.completion_tokens
         self.generated = True
@@ -154,7 +157,7 @@ class Meter:
     ) -> None:
         counts = report.counts
         if choice is not None:
-            # Each choice has its own report. Their prompt is the same one.
+            # Each choice has its own report. All of them have the same prompt.
             if choice in self._by_choice or len(self._by_choice) < MAX_CHOICES:
                 self._by_choice[choice] = counts
             counts = _sum_of_choices(list(self._by_choice.values()))
@@ -167,7 +170,7 @@ class Meter:
             self._chunks = self._bytes = self._characters = 0
         else:
             counts = _with_side(counts, self._used, "completion", *reported_usage.COMPLETION_PARTS)
-        if self._used.images:  # no report says how many there are
+        if self._used.images:  # reports do not have the number of images
             counts = msgspec.structs.replace(counts, images=self._used.images)
         self._used = counts
         self._tokens_reported = True
@@ -175,19 +178,20 @@ class Meter:
         self._paid_for_is_known = False
 
     def _is_for_one_chunk(self, completion: int) -> bool:
-        """True if the report counts only what has passed since the one before. A count of the whole
-        answer grows with its text."""
+        """True if the report counts only the tokens since the previous report. A count of the whole
+        answer would grow with its text."""
         since = self.completion_tokens - self._used.completion
         return 0 < completion <= min(self._used.completion, 2 * since)
 
     @property
     def prompt_tokens(self) -> int:
-        """As reported by the upstream, or an estimate."""
+        """The number of prompt tokens that the upstream has reported, or an estimate."""
         return self._used.prompt
 
     @property
     def completion_tokens(self) -> int:
-        """As reported by the upstream, plus what was counted after the report."""
+        """The number of completion tokens that the upstream has reported, plus those counted after
+        the report."""
         return self._used.completion + max(self._chunks, -(-self._bytes // BYTES_PER_TOKEN))
 
     @property
@@ -201,7 +205,7 @@ class Meter:
 
     @property
     def spent(self) -> bool:
-        """True if certainly more has arrived than the reservation pays for."""
+        """True if the answer certainly costs more than the reservation."""
         if not self._paid_for_is_known:
             self._paid_for_is_known = True
             self._paid_for = None
@@ -216,8 +220,8 @@ class Meter:
 
     @property
     def overrun(self) -> int:
-        """What the upstream claims beyond the reservation, in nano-dollars. The user is not billed
-        for it."""
+        """The part of the reported cost above the reservation, in nano-dollars. It is not
+        billed."""
         claimed = self.claimed
         if self._granted is None or claimed is None:
             return 0
@@ -226,10 +230,10 @@ class Meter:
     def cost(self) -> int:
         """The cost so far, in nano-dollars; 0 if nothing was generated.
 
-        If neither a report nor a price gives the cost, an answer that breaks off costs the whole
-        reservation. Otherwise, a client could disconnect early and get answers of an unpriced model
-        for free. A complete answer then costs nothing, because the operator should have set a
-        price: see :meth:`.Upstream.prepare`.
+        If the cost is unknown (without a report and a price), an answer that breaks off costs the
+        whole reservation. Otherwise, a client could disconnect early and get answers of an unpriced
+        model for free. A complete answer of unknown cost is free, because the operator should have
+        set a price: see :meth:`.Upstream.prepare`.
         """
         if not self.generated:
             return 0
@@ -254,12 +258,12 @@ class Meter:
 
     @property
     def is_known(self) -> bool:
-        """True if a report or a price gives the cost."""
+        """True if the cost is known from a report or a price."""
         return self._cost is not None or self.price is not None
 
     @property
     def billed(self) -> int:
-        """The bill so far, in nano-dollars: never more than the reservation."""
+        """The bill so far, in nano-dollars. It is never more than the reservation."""
         cost = self.cost()
         return cost if self._granted is None else min(cost, self._granted)
 
@@ -281,13 +285,14 @@ def estimate_tokens(data: bytes) -> int:
 
 
 def _with_side(counts: TokenCounts, known: TokenCounts, *names: str) -> TokenCounts:
-    """These counts, with the given ones replaced. Some providers report the prompt at the start of
-    a stream, and the answer at its end."""
+    """Replace the named counts. Some providers report the prompt at the start of a stream, and the
+    answer at its end."""
     return msgspec.structs.replace(counts, **{name: getattr(known, name) for name in names})
 
 
 def _sum_of_choices(reports: list[TokenCounts]) -> TokenCounts:
-    """The counts of the report with the longest prompt, and of all answers."""
+    """Combine reports: the prompt of the one with the longest prompt, and the sum of all
+    answers."""
     longest = max(reports, key=lambda counts: counts.prompt)
     sums = {
         name: sum(getattr(counts, name) for counts in reports)

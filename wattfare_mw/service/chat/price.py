@@ -1,4 +1,4 @@
-"""The price of a model. The bound of a call and its bill use the same price."""
+"""The price of a model. Both the bound and the bill of a call use it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import msgspec
 from ... import money
 from .usage import COMPLETION_PARTS, PROMPT_PARTS, TokenCounts
 
-#: The most that one call may reserve, in nano-dollars, so that sums fit into the database's
+#: The maximum reservation of one call, in nano-dollars, so that sums fit into the database's
 #: integers.
 MAX_RESERVATION = 10**15
-#: The service tiers that cost more than the usual one. They do not count for a bound.
+#: The service tiers that cost more than the usual tier. Bounds ignore them, because calls that ask
+#: for one of them are held.
 DEAR_TIERS = frozenset({"priority", "fast"})
 
 
@@ -28,9 +29,9 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         cache_write, cache_write_1h: a token that is written to a cache, for minutes or for an hour.
         audio, audio_cache_read, image: a token of audio or of an image.
         reasoning, audio_output, image_output: a token of the answer of this kind.
-        request: USD for each request.
-        search: USD for each web search.
-        per_image: USD for each image of the prompt, in addition to its tokens.
+        request: the fee for each request, in USD.
+        search: the fee for each web search, in USD.
+        per_image: the fee for each image of the prompt, in USD, in addition to its tokens.
     """
 
     prompt: Decimal | None = None
@@ -55,8 +56,8 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         rates: the rates that change.
         min_prompt: for prompts of at least this many tokens.
-        window: from and until this time of the day, UTC; None for the whole day.
-        tier: for calls that the provider served in this service tier; None for all.
+        window: the start and the end of a period of the day, in UTC; None for the whole day.
+        tier: for calls in this service tier; None for all calls.
     """
 
     rates: Rates
@@ -65,7 +66,8 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
     def applies(self, prompt: int, moment: datetime | None, tier: str | None = None) -> bool:
-        """True if it applies to a prompt of this length, at this time (UTC), in this tier."""
+        """True if the override applies to a prompt of this length, at this time (UTC), in this
+        tier."""
         if prompt < self.min_prompt or self.tier not in (None, tier):
             return False
         if self.window is None:
@@ -81,8 +83,8 @@ class Price(msgspec.Struct, frozen=True, dict=True):
     """What a model costs.
 
     Attributes:
-        rates: with at least ``prompt`` and ``completion``.
-        overrides: later ones win.
+        rates: the rates. ``prompt`` and ``completion`` are always set.
+        overrides: other rates under conditions. A later override takes precedence.
         discount: the fraction of each bill that the provider does not charge, from 0 to 1. A bound
             ignores it.
     """
@@ -93,13 +95,13 @@ class Price(msgspec.Struct, frozen=True, dict=True):
 
     @classmethod
     def flat(cls, prompt: Decimal, completion: Decimal, request: Decimal | None = None) -> Price:
-        """One rate for each side, in USD for a token."""
+        """A price with one rate for the prompt and one for the answer, in USD per token."""
         return cls(Rates(prompt=prompt, completion=completion, request=request))
 
     def cost(
         self, used: TokenCounts, moment: datetime | None = None, tier: str | None = None
     ) -> int:
-        """The cost of this, in nano-dollars, rounded up once.
+        """The cost of these tokens, in nano-dollars, rounded up once.
 
         Args:
             moment: when the call began (UTC), for a price that depends on the time of the day.
@@ -114,26 +116,26 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         moment: datetime | None = None,
         tier: str | None = None,
     ) -> int:
-        """The cost of this many more tokens of an answer, in nano-dollars, rounded up."""
+        """The cost of additional tokens of an answer, in nano-dollars, rounded up."""
         return self._table(prompt, moment, tier).cost_of_more(completion)
 
     def bound(self, prompt: int | TokenCounts, completion: int, searches: int = 0) -> int:
-        """The highest cost of a call with at most these tokens, in nano-dollars.
+        """The maximum cost of a call with at most these tokens, in nano-dollars.
 
         Args:
-            prompt: its tokens. The counts ``audio``, ``image`` and ``images`` say how many are not
-                text. A number means that all are text.
+            prompt: the tokens of the prompt. The counts ``audio``, ``image`` and ``images`` are not
+                text. A plain number means only text.
         """
         if isinstance(prompt, int):
             prompt = TokenCounts(prompt=prompt)
         return self._dearest(prompt.prompt).cost_with(prompt, completion, searches)
 
     def bounds(self, prompt: TokenCounts, least: int, most: int) -> tuple[int, int]:
-        """The bound with the fewest tokens of an answer, and the one with the most."""
+        """The bounds with the fewest and with the most tokens of an answer."""
         return self._dearest(prompt.prompt).costs_with(prompt, least, most)
 
     def pays_for(self, granted: int, prompt: int | TokenCounts, answers: int, most: int) -> int:
-        """The limit, up to ``most``, that this amount pays for in each of the answers."""
+        """The token limit per answer that this amount pays for, at most ``most``."""
         counts = _counts(prompt)
         tokens = self._dearest(counts.prompt).tokens_for(granted, counts)
         return most if tokens is None else min(max(tokens, 0) // answers, most)
@@ -141,19 +143,19 @@ class Price(msgspec.Struct, frozen=True, dict=True):
     def tokens_for(
         self, granted: int, prompt: int | TokenCounts, moment: datetime | None = None
     ) -> int | None:
-        """How many tokens of text this amount pays for; -1 if it does not pay for the prompt, None
-        for any number."""
+        """The number of answer tokens that this amount pays for; -1 if it does not pay for the
+        prompt, None for any number."""
         counts = _counts(prompt)
         return self._table(counts.prompt, moment).tokens_for(granted, counts)
 
     def most_per_unit(self, prompt: int) -> Rates:
-        """The highest rates of a prompt with up to this many tokens. ``prompt``, ``completion``,
+        """The highest rates for a prompt of up to this many tokens. ``prompt``, ``completion``,
         ``request``, ``search`` and ``per_image`` are always set."""
         return self._highest(self._within(prompt))
 
     def _within(self, prompt: int) -> tuple[int, ...]:
-        """The overrides that can apply to such a prompt or a shorter one. A call that asks for an
-        expensive tier is held instead."""
+        """The overrides that can apply to a prompt of up to this length. Expensive tiers are left
+        out, because a call that asks for one is held."""
         return tuple(
             place
             for place, each in enumerate(self.overrides)
@@ -205,7 +207,8 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         return rates
 
     def _highest(self, overrides: tuple[int, ...]) -> Rates:
-        """Each side at the highest rate that any of its tokens can have."""
+        """The highest rate that a token of the prompt can have, and the highest rate of the
+        answer."""
         all_rates = [self.rates, *(self.overrides[place].rates for place in overrides)]
 
         def most(*names: str) -> Decimal:
@@ -257,7 +260,8 @@ _OTHERWISE = {
 
 
 class _Table:
-    """Rates as whole numbers of a common unit: a cost is exact, and takes a few multiplications."""
+    """Rates as integers of a common unit. So a cost is exact, and takes only a few
+    multiplications."""
 
     __slots__ = (
         "_completion",
@@ -280,7 +284,7 @@ class _Table:
         self._prompt, self._completion = units["prompt"], units["completion"]
         self._request, self._search = units["request"], units["search"]
         self._image = units["per_image"]
-        # The difference between the rate of a part and the rate of its side.
+        # The difference between the rate of a part and the rate of the prompt or the answer.
         self._parts = tuple(
             (name, units[name] - side)
             for names, side in ((PROMPT_PARTS, self._prompt), (COMPLETION_PARTS, self._completion))
@@ -292,7 +296,7 @@ class _Table:
         return -(-self._units(used) // self._unit)
 
     def cost_with(self, used: TokenCounts, completion: int, searches: int) -> int:
-        """The cost of this, with more tokens of an answer and more searches."""
+        """The cost of these tokens, plus tokens of an answer and searches."""
         units = self._units(used) + completion * self._completion + searches * self._search
         return -(-units // self._unit)
 
@@ -307,7 +311,7 @@ class _Table:
         return units
 
     def costs_with(self, used: TokenCounts, least: int, most: int) -> tuple[int, int]:
-        """The cost of this with the fewest more tokens of an answer, and with the most."""
+        """The cost of these tokens, plus the fewest and plus the most tokens of an answer."""
         units, rate, unit = self._units(used), self._completion, self._unit
         return -(-(units + least * rate) // unit), -(-(units + most * rate) // unit)
 

@@ -1,20 +1,22 @@
-"""The most tokens that a prompt can have, for any tokenizer.
+"""Computes the maximum tokens of a prompt, for any tokenizer.
 
-A tokenizer never makes more tokens than its text has bytes, because each token has at least one
-byte. So the bound is the size of the text that the upstream's chat template makes of the request:
+A text has at most as many tokens as bytes, because each token has at least one byte. So the bound
+is the size of the text that the upstream's chat template creates from the request:
 
-- The messages, as JSON: its keys and quotes are longer than what a template writes around each
-  value. Some tokenizers normalize characters first (NFC, NFKC), which makes a few of them longer,
-  U+FDFA elevenfold; so each character counts in its longest form. Characters are normalized one by
-  one: to normalize a whole text takes time in the square of its combining marks.
-- The arguments of earlier tool calls, and everything else in a message that is not text, once more:
-  a template may write this JSON again, with a space after each comma and colon.
-- Tools and the answer's format, as a template may write them: see :func:`.json_tokens`.
+- The messages, as JSON. The keys and quotes of JSON are longer than the text that a template writes
+  around each value. Some tokenizers first normalize characters (NFC, NFKC). This makes a few
+  characters longer, for example U+FDFA eleven times as long, so each character counts in its
+  longest form. Characters are normalized one by one, because normalizing a whole text can take time
+  that grows with the square of its combining marks.
+- The parts of a message that are not text, such as the arguments of earlier tool calls, a second
+  time. A template may write this JSON again, with a space after each comma and colon.
+- Tools and the answer's format, in the longest form that a template may write: see
+  :func:`.json_tokens`.
 - The additions of a template: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` before all
   of them (a default system message, the date, the list of channels), and :data:`WITH_TOOLS` for the
   rules on calling tools.
 
-Fields with which the upstream adds more, such as retrieved pages, have no bound: see
+If a field makes the upstream add text, such as retrieved pages, the prompt has no bound: see
 :mod:`.allowed_fields`.
 """
 
@@ -35,14 +37,15 @@ from .usage import TokenCounts
 if TYPE_CHECKING:
     from .attachments import Attachments
 
-#: Tokens that a chat template puts around one message: a name, a channel, begin and end.
+#: The tokens that a chat template puts around one message: a name, a channel, a start and an end.
 PER_MESSAGE = 16
-#: Tokens that it puts before all messages; the longest known are gpt-oss's, about 120.
+#: The tokens that a chat template puts before all messages. The most known are about 120, for
+#: gpt-oss.
 PER_CALL = 256
-#: Tokens that explain to a model how to call tools; Anthropic's list names 700 at most.
+#: The tokens that explain to a model how to call tools. Anthropic documents up to 700.
 WITH_TOOLS = 1024
 
-#: The fields of a message that has only a text or parts.
+#: The fields of a message that has only text or parts.
 TEXT_ONLY = frozenset({"role", "content"})
 #: The fields besides the messages that become text of the prompt.
 _WRITTEN = frozenset(
@@ -55,14 +58,14 @@ _WRITTEN = frozenset(
     }
 )
 _TOOLS = ("tools", "functions")
-#: Text is counted in pieces of this many bytes. Other threads can run in between, and one wide
-#: character does not widen all others.
+#: Text is counted in pieces of this many bytes, so that other threads can run in between, and one
+#: wide character does not use memory for all others.
 _PIECE = 2**16
 
 
 def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
-    """A bound of the tokens of this request's prompt, for any tokenizer. ``encoded``: its messages
-    as JSON, if they are already encoded."""
+    """The maximum tokens of this request's prompt, for any tokenizer. ``encoded``: the messages as
+    JSON, if they are already encoded."""
     messages = cast("list[dict[str, Any]]", body["messages"])
     return (
         longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
@@ -80,18 +83,18 @@ def _beside(body: dict[str, Any]) -> int:
 
 
 def written(body: dict[str, Any]) -> dict[str, Any]:
-    """The fields of this request besides its messages that become text of the prompt."""
+    """The fields of this request, besides the messages, that become text of the prompt."""
     if _WRITTEN.isdisjoint(body):
         return {}
     return {name: body[name] for name in _WRITTEN if body.get(name) is not None}
 
 
 def counts(text: int, attached: Attachments | None, family: Family) -> TokenCounts:
-    """A bound of the tokens of a prompt with attachments.
+    """The maximum tokens of a prompt with attachments.
 
     Args:
-        text: the tokens of everything else.
-        family: of the model.
+        text: the maximum tokens of the rest of the prompt.
+        family: the family of the model.
     """
     if attached is None:
         return TokenCounts(prompt=text)
@@ -107,7 +110,7 @@ def counts(text: int, attached: Attachments | None, family: Family) -> TokenCoun
 
 
 def longest_form(data: bytes) -> int:
-    """The bytes of this text, with each character in its longest form."""
+    """The number of bytes of this text, with each character in its longest form."""
     if data.isascii():
         return len(data)
     decoder = getincrementaldecoder("utf-8")("surrogatepass")
@@ -117,19 +120,20 @@ def longest_form(data: bytes) -> int:
     return sum(_bytes(char) * times for char, times in counted.items())
 
 
-# Enough for a text in any language. The cache is bounded, because a text can have all characters.
+# The cache is large enough for a text in any language. It is bounded, because a text could have all
+# characters.
 @lru_cache(maxsize=2**14)
 def _bytes(char: str) -> int:
     if "\uac00" <= char <= "\ud7a3":
         return 3  # a Hangul syllable: every composing form composes these
-    # Marks may move to another letter, so the decomposed form counts. A composed form is never
+    # Count the decomposed form, because marks may move to another letter. A composed form is never
     # longer.
     forms = (char, unicodedata.normalize("NFD", char), unicodedata.normalize("NFKD", char))
     return max(len(form.encode("utf-8", "surrogatepass")) for form in forms)
 
 
 def _arguments(message: dict[str, Any]) -> int:
-    """The parts that a template may write a second time: everything except the text."""
+    """The parts of a message that a template may write a second time: everything except text."""
     return sum(
         json_length(value)
         for name, value in message.items()

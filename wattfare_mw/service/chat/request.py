@@ -1,4 +1,5 @@
-"""An inference request, decoded once: the service checks exactly what it forwards."""
+"""An inference request. It is decoded only once, so the service forwards exactly what it has
+checked."""
 
 from __future__ import annotations
 
@@ -18,15 +19,16 @@ from .found import MAX_NAMED
 
 #: The token limit of a call if the request sets none. The operator can change this default.
 DEFAULT_MAX_TOKENS = 8192
-#: If the budget pays for less than the client asks for, the limit is lowered, but never below this.
+#: If the budget does not cover the client's token limit, the limit is lowered, but never below
+#: this.
 FLOOR_TOKENS = 16
-#: More tokens than any model generates. A larger number is a mistake.
+#: The largest accepted token limit. No model generates so many tokens.
 MAX_TOKENS = 10_000_000
 
-#: The most models that a request may name.
+#: The maximum number of models in a request.
 MAX_MODELS = 16
 
-#: What some clients send for no limit.
+#: The value that some clients send for no limit.
 _NO_LIMIT = -1
 #: Ollama's name of the limit, in ``options``.
 _OLLAMA_LIMIT = "num_predict"
@@ -36,15 +38,15 @@ _LIMITS = frozenset({*_TOKEN_FIELDS, "options"})
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """The fields that the service reads, and the whole body.
+    """A chat request: the fields that the service reads, and the whole body.
 
     Attributes:
-        body: decoded JSON. If a name occurred twice, ``body`` has only the value that was checked.
-        max_tokens: the limit of each of the ``n`` answers, whichever field the client used for it.
-        thinking: how many of these tokens are for thinking.
-        uncut: refuse the call instead of shortening its answer.
+        body: the decoded JSON. If a name was repeated, it has only the checked value.
+        max_tokens: the token limit of each of the ``n`` answers, from any of its fields.
+        thinking: the part of these tokens that is for thinking.
+        uncut: True to refuse the call instead of shortening its answer.
         held: the fields whose cost has no bound.
-        attachments: images, files and audio.
+        attachments: the images, files and audio in the messages.
         text: the messages without the data of attachments.
         fallbacks: other models that may answer.
     """
@@ -65,10 +67,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     fallbacks: tuple[str, ...] = ()
 
     def limits(self, default: int) -> tuple[int, int]:
-        """The token limits of each answer: the lowest useful one, and the highest.
+        """The lowest useful token limit of each answer, and the highest.
 
         Raises:
-            WattfareError: ``invalid_request``; thinking alone would use all of them.
+            WattfareError: ``invalid_request``; thinking alone would use all tokens.
         """
         most = default if self.max_tokens is None else self.max_tokens
         if self.thinking >= most:
@@ -81,12 +83,12 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
     @property
     def limit_names(self) -> tuple[str, ...]:
-        """The names that the client has used for the limit."""
+        """The fields that the client has used for the limit."""
         return tuple([known for known in _TOKEN_FIELDS if self.body.get(known) is not None])
 
     def limited(self, tokens: int, *names: str) -> dict[str, Any]:
         """A copy of the body with this limit in the fields ``names``. Other fields for the limit
-        are removed. Ollama's is set, too, if the client has set it."""
+        are removed. Ollama's field is also set, if the client has set it."""
         body = self.body.copy()
         for name in _TOKEN_FIELDS:
             body.pop(name, None)
@@ -121,7 +123,7 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
     """The request in this body.
 
     Args:
-        uncut: refuse the call if the budget does not pay for all that it asks for.
+        uncut: True to refuse the call if the budget does not cover all of it.
         policy: the operator's choice for fields whose cost has no bound.
 
     Raises:
@@ -189,7 +191,8 @@ def text_of(message: dict[str, Any]) -> str:
     raise invalid_request("A message's `content` must be a string or an array of parts.")
 
 
-#: The parts that the echo model repeats. It ignores the parts in `_UNREAD`, such as thoughts.
+#: The types of parts that the echo model repeats. It ignores the types in `_UNREAD`, such as
+#: thoughts.
 _READ = frozenset({"text", "input_text", "output_text"})
 _UNREAD = frozenset(
     {
@@ -300,7 +303,7 @@ def _tokens_of_thinking(fields: dict[str, Any], name: str, prefix: str = "") -> 
 
 
 def _limit(fields: dict[str, Any], name: str, prefix: str = "") -> int | None:
-    # LM Studio, llama.cpp and Ollama write -1 for no limit. The service then sets its own.
+    # For LM Studio, llama.cpp and Ollama, -1 means no limit. The service then sets its own limit.
     value = fields.get(name)
     if type(value) is int and value == _NO_LIMIT:
         return None

@@ -1,11 +1,12 @@
-"""Counts the tokens of a prompt as OpenAI's models do, with the extra ``wattfare-mw[tokenizer]``.
+"""Counts the tokens of a prompt with the tokenizers of OpenAI's models. It needs the extra
+``wattfare-mw[tokenizer]``.
 
-The package includes its vocabularies, so nothing is downloaded. A count is a bound only for models
-with exactly this tokenizer, because another one can make many times as many tokens of the same
-text. Other models keep the bound of :mod:`.prompt_bound`.
+The extra's package includes the vocabularies, so nothing is downloaded. A count is a bound only for
+models with exactly this tokenizer, because another tokenizer can give many times as many tokens for
+the same text. Other models use the bound of :mod:`.prompt_bound`.
 
-It counts each text separately, and the rest of the request as JSON. OpenAI's models read tools as
-TypeScript, which has fewer tokens than JSON.
+Each text is counted separately, and the rest of the request is counted as JSON. OpenAI's models
+read tools as TypeScript, which has fewer tokens than JSON.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ PER_CALL = 150
 PER_MESSAGE = 8
 WITH_TOOLS = 80
 
-#: Text is counted in pieces of this many characters. Two halves have at least as many tokens as the
-#: whole, except for a few at the seam.
+#: Text is counted in pieces of this many characters. The pieces together have at least as many
+#: tokens as the whole text, except for a few where two pieces meet.
 _PIECE = 2**16
-#: Tokens for a seam between two pieces, or between two parts of a message.
+#: The extra tokens where two pieces or two parts of a message meet.
 _SEAM = 1
 _NAMES = (
     # By the name of the model, as in OpenAI's own package: openai/tiktoken, tiktoken/model.py.
@@ -49,7 +50,8 @@ def is_installed() -> bool:
 
 
 def encoding_of(model: str) -> str | None:
-    """The name of this model's tokenizer; None if it is another one, or if the extra is missing."""
+    """The name of this model's tokenizer. None if the model has another one, or if the extra is not
+    installed."""
     if not is_installed():
         return None
     name = bare(model)
@@ -61,15 +63,15 @@ def count(encoding: str, text: str) -> int:
     loop."""
     encode = _encoder(encoding)
     if not text.isascii():
-        # A tokenizer reads UTF-8, which has no half surrogate pairs. Each becomes a mark of three
-        # bytes.
+        # A tokenizer reads UTF-8, which has no lone surrogates. Each becomes a replacement
+        # character of three bytes.
         text = text.encode("utf-8", "replace").decode()
     pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
     return sum(len(encode(piece)) + _SEAM for piece in pieces) - (_SEAM if pieces else 0)
 
 
 def tokens(encoding: str, body: dict[str, Any], text: list[dict[str, Any]]) -> int:
-    """A bound of the tokens of this request's prompt, for this tokenizer.
+    """The maximum tokens of this request's prompt, for this tokenizer.
 
     Args:
         text: the messages without the data of their attachments.
@@ -101,7 +103,7 @@ def _content(encoding: str, content: object) -> int:
 
 
 def _lines(encoding: str, text: str) -> int:
-    """The marks of a description with many lines, one before each line."""
+    """The tokens for the comment marks of a description, one before each line."""
     return count(encoding, text) + 2 * text.count("\\n")
 
 

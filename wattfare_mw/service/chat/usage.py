@@ -1,15 +1,15 @@
-"""A provider's report about one call: the tokens of each kind, and the cost.
+"""Reads a provider's usage report of one call: the tokens of each kind, and the cost.
 
-Providers use different names and count in different ways. This module converts all of them into one
-shape. A part that cannot be true (a negative number, more cached tokens than the prompt has) is
-ignored, and the other parts still count. ``tests/providers`` has an example of each provider.
+Providers use different names and count in different ways. This module converts all reports to one
+form. An impossible part is ignored, such as a negative number or more cached tokens than prompt
+tokens. The other parts still count. ``tests/providers`` has an example of each provider.
 
 Two counts differ from provider to provider:
 
-- *Reasoning*: for OpenAI it is part of the completion tokens. xAI and Google count it separately,
-  and only the total includes it. Perplexity's total does not.
-- *Cached tokens*: for OpenAI they are part of the prompt tokens. Anthropic's and Bedrock's own
-  names (``cache_read_input_tokens``) are separate counts.
+- *Reasoning*: OpenAI's completion tokens include it. xAI and Google count it separately, and only
+  their total includes it. Perplexity's total does not include it.
+- *Cached tokens*: OpenAI's prompt tokens include them. Anthropic's and Bedrock's own fields
+  (``cache_read_input_tokens``) are separate counts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import msgspec
 
 from ... import money
 
-#: A number of tokens above this is a mistake.
+#: A larger number of tokens is ignored as a mistake.
 MAX_PLAUSIBLE_TOKENS = 10**9
-#: xAI reports a cost in ticks. This many make a dollar.
+#: xAI reports a cost in ticks. A dollar has this many ticks.
 TICKS_PER_USD = 10**10
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
-    """Tokens by kind. A kind has its own price at some providers.
+    """The tokens of a call by kind, because some providers have a price for each kind.
 
     Attributes:
         prompt: all tokens of the prompt.
@@ -38,7 +38,8 @@ class TokenCounts(msgspec.Struct, frozen=True):
             prompt. They do not overlap.
         reasoning, audio_output, image_output: parts of the answer. They do not overlap.
         searches: how often the provider searched the web for the answer.
-        images: how many images the request has. No report says this: :class:`.meter.Meter` does.
+        images: the number of images in the request. Reports do not have it, so
+            :class:`.meter.Meter` sets it.
     """
 
     prompt: int = 0
@@ -72,10 +73,11 @@ class ReportedUsage(msgspec.Struct, frozen=True):
     """The contents of one report.
 
     Attributes:
-        prompt: True if ``counts`` has prompt tokens. Every prompt has some, so 0 means no report.
-        completion: True if it has completion tokens. They can be 0.
-        cost: what the provider charges, in nano-dollars; None if it does not say.
-        only_total: all tokens of the call, if the report has no other number; else 0.
+        prompt: True if ``counts`` has prompt tokens. Each prompt has tokens, so 0 means that they
+            were not reported.
+        completion: True if ``counts`` has completion tokens. They can be 0.
+        cost: the amount that the provider charges, in nano-dollars; None if it was not reported.
+        only_total: the total tokens of the call, if the report has no other number; otherwise 0.
     """
 
     counts: TokenCounts
@@ -122,7 +124,7 @@ def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[s
             yield (place if index is None else index), cast("dict[str, Any]", usage)
 
 
-#: Other objects with usage: Google's, Bedrock's and llama.cpp's.
+#: Other objects that report usage: Google's, Bedrock's and llama.cpp's.
 _OWN_NAMES = frozenset(
     {"usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics", "timings"}
 )
@@ -131,7 +133,7 @@ _OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count"})
 
 
 def read(usage: dict[str, Any]) -> ReportedUsage:
-    """One usage object, under any provider's names."""
+    """Read one usage object with any provider's names."""
     found: dict[str, int] = {}
     _collect(usage, _FIELDS, found)
     get = found.get
@@ -154,7 +156,8 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
     if total is not None and prompt and total - prompt > (completion or 0):
         completion = total - prompt
     elif completion is not None and reasoning > completion:
-        # It cannot be part of them. Perplexity's total does not include it either.
+        # The completion tokens cannot include this reasoning. Perplexity's total does not include
+        # it either.
         completion += reasoning
     if not _PARTS_OF_ANSWER.isdisjoint(found):
         answer = _plausible_parts(
@@ -198,9 +201,10 @@ _OF_ANSWER: _Fields = {
     "audio_tokens": "audio_output",
     "image_tokens": "image_output",
 }
-#: The names of the counts, and what they mean. ``read_beside`` and ``write_beside`` are cached
-#: tokens that some providers do not count in the prompt. ``input`` is a prompt without them.
-#: ``tool_use`` is the text that Google's own tools add to a prompt. Google counts it separately.
+#: The names of the counts, and their meanings. ``read_beside`` and ``write_beside`` are cached
+#: tokens that the provider does not include in the prompt tokens. ``input`` is the number of prompt
+#: tokens without cached ones. ``tool_use`` is the text that Google's own tools add to a prompt,
+#: which Google counts separately.
 _FIELDS: _Fields = {
     "prompt_tokens": "prompt",
     "promptTokenCount": "prompt",
@@ -250,7 +254,7 @@ _FIELDS: _Fields = {
     "server_tool_use_details": {"web_search_requests": "searches"},
     "server_side_tool_usage_details": {"web_search_calls": "searches"},
     "num_search_queries": "searches",
-    # DashScope's and Cohere's. Cohere bills fewer tokens than the model reads.
+    # DashScope's and Cohere's names. Cohere bills fewer tokens than the model reads.
     "plugins": {"search": {"count": "searches"}},
     "billed_units": {"input_tokens": "prompt", "output_tokens": "completion"},
     "promptTokensDetails": _MODALITIES_OF_PROMPT,
@@ -265,7 +269,7 @@ _FIELDS: _Fields = {
     "thoughts_token_count": "reasoning",
     "cached_content_token_count": "cache_read",
     "tool_use_prompt_token_count": "tool_use",
-    # llama.cpp's. ``prompt_n`` does not include what was in the cache.
+    # llama.cpp's names. ``prompt_n`` does not include cached tokens.
     "prompt_n": "input",
     "cache_n": "read_beside",
     "predicted_n": "completion",
@@ -287,7 +291,8 @@ _USD = (None, "USD", "usd")
 
 
 def _collect(usage: dict[str, Any], fields: _Fields, found: dict[str, int]) -> None:
-    """Collect the counts by their meaning. If two names mean the same, the first above 0 counts."""
+    """Collect the counts by their meaning. If two names have the same meaning, the first count
+    above 0 is used."""
     for name, value in usage.items():
         meaning = fields.get(name)
         if meaning is None or value is None:
@@ -331,7 +336,7 @@ def _stand_beside(found: dict[str, int], prompt: int, cached: int, beside: int) 
     """True if the cached tokens are not part of the prompt tokens.
 
     Args:
-        beside: cached tokens under a name that means they are counted beside the prompt.
+        beside: cached tokens in a field that is always a separate count.
     """
     if beside and ("prompt" not in found or beside > prompt):
         return True
@@ -340,7 +345,8 @@ def _stand_beside(found: dict[str, int], prompt: int, cached: int, beside: int) 
 
 
 def _plausible_parts(whole: int, parts: dict[str, int]) -> dict[str, int]:
-    """The parts that fit into the whole, in this order. A part that does not fit cannot be true."""
+    """The parts that fit into the whole, in this order. Other parts are impossible, and are left
+    out."""
     left = whole
     fitting: dict[str, int] = {}
     for name, count in parts.items():
@@ -359,7 +365,7 @@ def _at(usage: dict[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def _count(value: object) -> int | None:
-    """A number of tokens, which some providers write as text or with a decimal point."""
+    """A number of tokens. Some providers write it as text or with a decimal point."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -375,11 +381,11 @@ def _count(value: object) -> int | None:
 
 
 def _charged(usage: dict[str, Any]) -> int | None:
-    """What the provider charges for the call, in nano-dollars, or None.
+    """The amount that the provider charges for the call, in nano-dollars, or None.
 
-    If the operator has their own key at the model's provider (BYOK), OpenRouter charges only its
-    fee, and the provider charges the rest. OpenRouter fills the same field on other calls, too, but
-    there it is part of the cost.
+    With the operator's own key at the model's provider (BYOK), OpenRouter charges only its fee, and
+    the provider charges the rest separately. OpenRouter also fills the field for this rest on other
+    calls, but there the cost includes it.
     """
     cost = None
     for name in _COST:

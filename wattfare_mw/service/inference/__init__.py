@@ -1,1 +1,1 @@
-"""Runs each inference call from its reservation to its settlement, and keeps the lease."""
+"""Runs each inference call from its reservation to its settlement, and renews the lease."""

@@ -1,5 +1,5 @@
-"""A background task of each process: renew the lease of its calls, and settle calls of dead
-processes."""
+"""A background task that each process runs. It renews the lease of the process's calls, and settles
+the calls of dead processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class LeaseKeeper:
-    """Keeps the lease of these calls, from :meth:`start` to :meth:`close`."""
+    """Renews the lease of these calls, from :meth:`start` to :meth:`close`."""
 
     def __init__(self, runner: CallRunner) -> None:
         self._runner = runner
@@ -35,7 +35,7 @@ class LeaseKeeper:
         ]
 
     async def close(self) -> None:
-        """Stop. Try once more to settle what could not be settled before."""
+        """Stop, after a last attempt to settle calls that could not be settled before."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -49,7 +49,8 @@ class LeaseKeeper:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                # A database that does not answer counts as unavailable, so the calls end in time.
+                # If the database does not answer in this time, it counts as unavailable, and the
+                # calls are ended before the lease ends.
                 async with asyncio.timeout(max(0, self._runner.seconds_left) or None):
                     await self._runner.renew()
             except (WattfareError, TimeoutError) as error:

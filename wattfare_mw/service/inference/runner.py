@@ -1,7 +1,7 @@
 """Runs one call from its reservation to its settlement.
 
-The settlement is in a ``finally``, and comes before the client sees the end of the answer. The
-store completes it even if the task is cancelled.
+The settlement is in a ``finally`` block, and comes before the client sees the end of the answer.
+The store completes it even if the task is cancelled.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from ..records import (
 from .true_costs import OpenQuestion, TrueCosts
 from .waiting import BudgetQueues
 
-#: How long calls are forwarded after the last renewal, in seconds. It is well below the length of a
-#: lease, so that no other process settles a call that is still being answered.
+#: How long calls may run after the last renewal of the lease, in seconds. It is well below the
+#: length of a lease, so that another process cannot settle a call that is still running.
 FORWARD_SECONDS = LEASE_SECONDS - 2
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
 
-#: Called with the outcome of a call, and the bill in nano-dollars; None if another process has
-#: settled the call.
+#: Called with the outcome of a call and the bill in nano-dollars. The bill is None if another
+#: process has settled the call.
 Settled = Callable[[Outcome, int | None], None]
 
 
@@ -58,11 +58,11 @@ class Output(Protocol):
     """The destination of an answer."""
 
     async def begin(self) -> None:
-        """Send the head of an event stream."""
+        """Send the headers of an event stream."""
         ...
 
     async def write(self, block: bytes) -> None:
-        """Send whole events."""
+        """Send complete events."""
         ...
 
     async def end(self, block: bytes) -> None:
@@ -83,22 +83,23 @@ class ActiveCall:
         self._recorded = 0
         self._recorded_id: str | None = None
         self.cut: WattfareError | None = None
-        self.ended = "cut_off"  # if it is cut off
+        self.ended = "cut_off"  # how it ends if it is cut off
         self.detached = False
-        self.funding_id: str | None = None  # of the payer's key, if one pays
-        self.waits = False  # for its account's budget
+        self.funding_id: str | None = None  # the payer's funding; None for the operator's
+        self.waits = False  # True while it waits for its account's budget
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
 
     def stop(self, error: WattfareError, ended: str = "cut_off") -> None:
-        """End the call, and send its client this error."""
+        """End the call, and send this error to its client."""
         if self.cut is None and self._task is not None:
             self.cut, self.ended = error, ended
             self._task.cancel()
 
     def detach(self, seconds: float) -> bool:
-        """Record that the client has left. True if the call goes on, for at most this time."""
-        # A prompt that was not sent costs nothing, so it is not sent any more.
+        """Record that the client has left. Returns True if the call continues, for at most this
+        time."""
+        # If the prompt was not sent yet, the call costs nothing, so end it.
         if not self.detached and self._job.detaches and self._job.meter.sent:
             self.detached = True
             loop = asyncio.get_running_loop()
@@ -106,18 +107,18 @@ class ActiveCall:
         return self.detached
 
     def end(self) -> None:
-        """Cancel the timer. The call is over."""
+        """Cancel the timer, because the call has ended."""
         if self._timer is not None:
             self._timer.cancel()
 
     def reading(self) -> MeterReading | None:
-        """The cost of a stream so far; None if it has grown too little to record."""
+        """The cost of a stream so far. None if it has grown too little to be recorded."""
         meter, name = self._job.meter, self._job.generation_id
         reserved = meter.granted
         if not self.call.stream or reserved is None:
             return None
         unbounded = self.call.bounds.unbounded
-        # The meter counts an unknown cost as the whole hold, which is not the cost so far.
+        # For an unknown cost, the meter returns the whole hold, but the cost so far is less.
         cost = min(meter.cost(), reserved) if meter.is_known or not unbounded else 0
         if not rules.is_worth_recording(reserved, self._recorded, cost, unbounded=unbounded) and (
             name is None or name == self._recorded_id
@@ -129,12 +130,12 @@ class ActiveCall:
         )
 
     def note(self, reading: MeterReading) -> None:
-        """Note that this reading is recorded."""
+        """Remember that this reading is in the database."""
         self._recorded, self._recorded_id = reading.cost, reading.generation_id
 
     def question(self, ended: str) -> OpenQuestion | None:
-        """The unknown true cost of this call; None unless it is a stream that broke off at a
-        provider that keeps records."""
+        """An open question about the true cost of this call. None unless the call is a stream that
+        broke off, and the provider keeps records."""
         meter, name = self._job.meter, self._job.generation_id
         if meter.complete or name is None or not self.call.stream:
             return None
@@ -148,23 +149,23 @@ class ActiveCall:
         )
 
     def resume(self) -> None:
-        """Take back the cancellation, so that the rest of the work can run."""
+        """Undo the cancellation of the task, so that the call can be settled."""
         if self._task is not None:
             self._task.uncancel()
 
 
 class CallRunner:
-    """Runs calls, and keeps track of those in flight. Calls run under a lease, which :meth:`renew`
+    """Runs calls, and tracks the calls in flight. They are covered by a lease, which :meth:`renew`
     must extend.
 
     Args:
-        true_costs: asks for the cost of streams that were not read to their end; None if the
-            provider keeps no records.
-        keys: the keys of payers; None if no payer has any.
-        needs_funding: refuse calls that no payer's key pays for.
-        detached_seconds: how long a call may go on without its client, in seconds.
+        true_costs: asks the provider for the cost of streams that were not read to their end. None
+            if the provider keeps no records.
+        keys: the keys of payers. None if payers cannot have keys.
+        needs_funding: True to refuse calls without a payer's key.
+        detached_seconds: how long a call may continue without its client, in seconds.
         overrun: called with the cost of a stream beyond its reservation, in nano-dollars, if a
-            record tells it. The job counts such costs that an answer tells.
+            provider's record shows it. If an answer shows it, the job counts it.
         public_url: the base URL of the service's pages.
     """
 
@@ -190,26 +191,27 @@ class CallRunner:
         self._detached_seconds = detached_seconds
         self._active: set[ActiveCall] = set()
         self._ending: set[ActiveCall] = set()  # in flight, or being settled
-        self._all_ended: asyncio.Event | None = None  # set if something waits for that
+        self._all_ended: asyncio.Event | None = None  # set while `close` waits
         self._forward_until = -math.inf
-        # Calls that could not be settled, because the database was unavailable. The lease bounds
-        # their number: without a database, no new call is let in.
+        # Calls that could not be settled, because the database was unavailable. Their number is
+        # limited, because new calls are refused without a database.
         self._unsettled: dict[str, tuple[Account, Outcome]] = {}
-        # Streams that have ended, by reservation, and the tasks that ask for their costs.
+        # Ended streams whose true cost is unknown, by reservation, and the tasks that ask for it.
         self._questions: dict[str, OpenQuestion] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._queues = BudgetQueues()
         self._stopping = False
 
     def cut_off(self, error: WattfareError, whose: Callable[[InferenceCall], bool]) -> None:
-        """End the calls in flight that ``whose`` selects. Each client gets ``error``."""
+        """End the calls in flight for which ``whose`` returns True. Each client gets ``error``."""
         for active in list(self._active):
             if whose(active.call):
                 active.stop(error)
 
     def detach(self, call_id: str) -> bool:
-        """Record that the client of this call has left. Returns True if the call goes on, because
-        its provider charges for the whole answer anyway. If False, the caller cancels its task."""
+        """Record that the client of this call has left. Returns True if the call continues, because
+        the provider charges for the whole answer anyway. Otherwise, the caller must cancel the
+        task."""
         for active in self._active:
             if active.call.id == call_id:
                 return active.detach(self._detached_seconds)
@@ -228,15 +230,15 @@ class CallRunner:
 
     def stop(self, error: WattfareError) -> None:
         """End all calls, and stop asking for true costs. Each client gets ``error``. Another
-        process asks for the costs, or this one after a restart."""
+        process will ask for the costs, or this one after a restart."""
         self._stopping = True
         for task in self._asking:
             task.cancel()
         self.cut_off(error, lambda _: True)
 
     async def close(self, error: WattfareError) -> None:
-        """End all calls, and wait until each is settled. A client that does not read its error
-        delays nothing."""
+        """End all calls, and wait until each is settled. This does not wait for clients to read
+        their errors."""
         self.stop(error)
         if self._asking:
             await asyncio.wait(self._asking)
@@ -245,9 +247,9 @@ class CallRunner:
             await self._all_ended.wait()
 
     async def renew(self) -> None:
-        """Renew the lease, record what streams have cost, and cut off calls whose connection was
-        revoked. Call it regularly: without a renewal, calls are cut off before the lease ends and
-        another process can settle them.
+        """Renew the lease, record the cost of streams, and cut off calls whose connection was
+        revoked. Call this regularly. Without a renewal, calls are cut off before the lease ends,
+        because then another process may settle them.
 
         Raises:
             WattfareError: 503; the database is unavailable.
@@ -259,7 +261,8 @@ class CallRunner:
         if not renewal.held:
             self._lose()
             return
-        # Counted from before the query. The database counts from a later moment.
+        # This time starts before the query. The database's time starts later, so the lease lasts
+        # longer.
         self._forward_until = began + FORWARD_SECONDS
         for stream, each in readings.items():
             stream.note(each)
@@ -268,10 +271,10 @@ class CallRunner:
         await self._settle_unsettled()
 
     def check_lease(self) -> None:
-        """Check that the lease still covers these calls.
+        """Check that the lease has not ended.
 
         Raises:
-            WattfareError: 503; it does not, and all calls in flight are cut off.
+            WattfareError: 503; the lease has ended, and all calls in flight were cut off.
         """
         if steady_seconds() >= self._forward_until:
             self._lose()
@@ -279,7 +282,7 @@ class CallRunner:
 
     @property
     def seconds_left(self) -> float:
-        """How long calls may go on without a renewal."""
+        """How long calls may continue without a renewal, in seconds."""
         return self._forward_until - steady_seconds()
 
     def _lose(self) -> None:
@@ -308,7 +311,7 @@ class CallRunner:
                 )
 
     async def _settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
-        """Returns what is billed; None if another process has settled the call."""
+        """Returns the bill, in nano-dollars; None if another process has settled the call."""
         billed = await self._store.settle(reservation_id, account, outcome)
         if billed is not None:
             self._queues.freed(account)
@@ -323,14 +326,15 @@ class CallRunner:
         return None
 
     async def sweep(self) -> tuple[int, int]:
-        """Settle the calls of dead processes. Returns how many were settled, and how many streams
-        wait for the provider's record."""
+        """Settle the calls of dead processes. Returns the number of settled calls, and the number
+        of streams that wait for the provider's record."""
         if self._true_costs is None:
             return await self._store.sweep(), 0
         swept = await self._store.sweep(keep_streams=True)
         taken = [] if self._stopping else await self._store.take_over()
         for stream in taken:
-            # It may be a stream of this process, from a lease that has expired.
+            # The stream may be from an expired lease of this process, which already asks for its
+            # cost.
             if stream.reservation_id not in self._questions:
                 self._ask(
                     OpenQuestion(
@@ -338,7 +342,7 @@ class CallRunner:
                         stream.account,
                         stream.generation_id,
                         stream.outcome,
-                        if_told="recovered",
+                        if_reported="recovered",
                         funding_id=stream.funding_id,
                         is_recorded=True,
                     )
@@ -348,8 +352,9 @@ class CallRunner:
     def _ask(
         self, question: OpenQuestion, settled: Settled = lambda outcome, billed: None
     ) -> asyncio.Task[None] | None:
-        """Settle a stream once its true cost is known, or cannot be learned. Its reservation lasts
-        until then. Returns the task, or None if this process has stopped asking."""
+        """Start a task that settles a stream when its true cost is known, or when the provider has
+        not reported it in time. Until then, the reservation stays. Returns the task, or None if
+        this process is stopping."""
         self._questions[question.reservation_id] = question
         if self._stopping or self._true_costs is None:
             return None
@@ -361,15 +366,15 @@ class CallRunner:
     async def _settle_answered(
         self, question: OpenQuestion, true_costs: TrueCosts, settled: Settled
     ) -> None:
-        # If this is cancelled, the question stays open, so that the last renewal records it.
-        told = await true_costs.ask(question.generation_id, question.funding_id)
-        outcome = question.answered(told)
+        # If this task is cancelled, the question stays open, so the last renewal records it.
+        true_cost = await true_costs.ask(question.generation_id, question.funding_id)
+        outcome = question.answered(true_cost)
         this, account = question.reservation_id, question.account
         try:
             billed = await self._settle(this, account, outcome)
             settled(outcome, billed)
-            if told is not None and billed is not None and told > billed:
-                self._overrun(told - billed)
+            if true_cost is not None and billed is not None and true_cost > billed:
+                self._overrun(true_cost - billed)
         except WattfareError as failure:
             self._unsettled[this] = account, outcome
             log.error("call not settled: %s reservation=%s", describe(failure), this)
@@ -377,15 +382,15 @@ class CallRunner:
             del self._questions[this]
 
     async def _reserve_in_turn(self, active: ActiveCall, job: Job, wait: float) -> Granted:
-        """Reserve for a call. If only other calls of the same account hold the budget, wait up to
-        this many seconds. Returns the amount, and the funding that pays."""
+        """Reserve for a call. If only other calls of the same account hold the budget, wait for
+        them for up to ``wait`` seconds. Returns the amount, and the funding that pays."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         with self._queues.place(active.call.account) as place:
             while True:
                 left = until - loop.time()
                 if place.is_first or left <= 0:
-                    place.look()
+                    place.clear()
                     try:
                         return await self._reserve(active.call, job)
                     except WattfareError as refusal:
@@ -398,7 +403,7 @@ class CallRunner:
                     active.waits = False
 
     async def _explain(self, refusal: WattfareError, account: Account) -> None:
-        """Add to the error how long the oldest call in flight has run."""
+        """Add the age of the oldest call in flight to the error."""
         if refusal.limited_by == rules.IN_FLIGHT:
             with suppress(WattfareError):
                 rules.in_flight_for(refusal, await self._store.oldest_call(account))
@@ -418,15 +423,16 @@ class CallRunner:
 
         Args:
             wait: how long to wait if other calls of this account hold the budget, in seconds.
-            started: called when the upstream has the request. The job then drops it.
+            started: called when the upstream has received the request. From then on, the job does
+                not need the request, so its memory can be freed.
             settled: called when the call is settled.
 
         Raises:
-            WattfareError: it failed or was refused before anything was sent to the client.
+            WattfareError: the call failed or was refused before anything was sent to the client.
         """
         self.check_lease()
         active = ActiveCall(call, job)
-        # Registered before the reservation, so that a revocation in between is seen.
+        # Register the call before its reservation, so that a revocation in between cuts it off.
         self._active.add(active)
         self._ending.add(active)
         begun = False
@@ -442,7 +448,7 @@ class CallRunner:
             outcome = job.meter.outcome(ended)
             settled(outcome, await self._settle(call.id, call.account, outcome))
             is_settled = True
-            self._active.discard(active)  # deliver what is paid for
+            self._active.discard(active)  # the answer is paid for, so it must be delivered
             self._leave(active)
 
         try:
@@ -454,7 +460,7 @@ class CallRunner:
             except WattfareError as refusal:
                 is_settled = True  # there is nothing to settle
                 if refusal.http_status == 503:
-                    # The outcome is unknown: the database may have committed, and its answer was
+                    # The result is unknown: the database may have committed before its answer was
                     # lost.
                     self._unsettled[call.id] = call.account, Outcome(ended="failed")
                 await self._explain(refusal, call.account)
@@ -505,21 +511,20 @@ class CallRunner:
                 else:
                     asking = self._ask(question, settled)
                     self._leave(active)
-            # It counts towards the calls at once until it is settled. Its client gets the error
-            # first.
+            # The call counts as running until it is settled. Its client gets the error first.
             if asking is not None and error is None:
                 await asyncio.wait({asking})
         if error is None:
             return
         try:
-            await self._tell(error, active, output, begun=begun)
+            await self._send_error(error, active, output, begun=begun)
         finally:
             if asking is not None:
                 await asyncio.wait({asking})
 
     async def _reserve(self, call: InferenceCall, job: Job) -> Granted:
-        """Reserve for this call. If its bounds do not fit what is left, compute closer ones and try
-        again. Returns the amount, and the funding that pays."""
+        """Reserve for this call. If the budget does not cover its bounds, compute closer bounds and
+        try again. Returns the amount, and the funding that pays."""
         try:
             granted = await self._store.reserve(call, self._terms)
         except (WattfareBudgetExceededError, WattfareGrantError, WattfareRateLimitError):
@@ -529,34 +534,35 @@ class CallRunner:
             closer = msgspec.structs.replace(call, bounds=bounds)
             return await self._store.reserve(closer, self._terms)
         if granted.amount < call.bounds.most:
-            await job.tighten()  # the limit is then lowered less
+            await job.tighten()  # with closer bounds, the limit is lowered less
         return granted
 
     async def _credential(self, funding_id: str | None) -> Credential | None:
-        """The key that pays; None for the operator's."""
+        """The key that pays. None for the operator's key."""
         if funding_id is None:
             if self._needs_funding:
                 raise WattfareFundingError(
-                    "This connection has no funding. Connect it again, and choose what pays."
+                    "This connection has no funding. Connect a budget again, and choose a way to"
+                    " pay."
                 )
             return None
         if self._keys is None:
-            raise WattfareFundingError("The service does not have the key that pays.")
+            raise WattfareFundingError("The service does not have the key of this funding.")
         return await self._keys.credential(funding_id)
 
     async def _refused(self, funding_id: str) -> None:
-        """The upstream has refused the key of this funding."""
+        """Record that the upstream has refused the key of this funding."""
         assert self._keys is not None
         try:
             await self._keys.refused(funding_id)
         except WattfareError as failure:
-            # The next call is refused by the upstream again.
-            log.error("a refused key is not noted: %s", describe(failure))
+            # The next call uses the key again, and the upstream refuses it again.
+            log.error("could not record that a key was refused: %s", describe(failure))
 
-    async def _tell(
+    async def _send_error(
         self, error: WattfareError, active: ActiveCall, output: Output, *, begun: bool
     ) -> None:
-        """Send the client of a call, if it is still there, the error that ended the call."""
+        """Send the error that ended a call to its client, if the client has not left."""
         call = active.call
         if active.detached:
             log.warning(
@@ -571,17 +577,17 @@ class CallRunner:
         await output.end(sse.write_error(lead_to_budget(error, self._public_url)))
 
     async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
-        """Pass on a stream as long as its client is there, and return its last events."""
+        """Pass on a stream until its client leaves. Returns the last events."""
         await output.begin()
         events = await job.read_events()
         while not job.meter.complete:
             if steady_seconds() >= self._forward_until:
                 self._lose()
-                await asyncio.sleep(0)  # to notice it
+                await asyncio.sleep(0)  # let the cancellation arrive
             if not active.detached:
                 try:
                     await output.write(events)
-                except OSError:  # some servers raise this if the client has left
+                except OSError:  # some servers raise OSError if the client has left
                     if not active.detach(self._detached_seconds):
                         raise
             events = await job.read_events()

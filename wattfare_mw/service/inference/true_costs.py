@@ -12,24 +12,25 @@ from ..models.credential import Credential, PayerKeys
 from ..models.provider import Provider
 from ..records import Account, MeterReading, Outcome
 
-#: How long to go on asking for a record, in seconds.
+#: How long to ask for a record, in seconds.
 RECORD_SECONDS = 60.0
 #: The pause before the first question, in seconds. Each pause is twice as long as the last one, up
 #: to the longest.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 8.0
-#: The most questions at a time: a process that dies can leave thousands of streams.
+#: The maximum number of concurrent questions, because a dead process can leave thousands of
+#: streams.
 QUESTIONS_AT_ONCE = 16
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
 
 class TrueCosts:
-    """Asks this provider. A record can appear some seconds after its stream.
+    """Asks a provider for records. A record can appear some seconds after its stream.
 
     Args:
-        seconds: how long to go on asking for each record.
-        keys: the keys of payers. A record is shown to the key that paid.
+        seconds: how long to ask for each record, in seconds.
+        keys: the keys of payers. Only the key that paid can read the record.
     """
 
     def __init__(
@@ -45,11 +46,11 @@ class TrueCosts:
         self._turns = asyncio.Semaphore(QUESTIONS_AT_ONCE)
 
     async def ask(self, generation_id: str, funding_id: str | None = None) -> int | None:
-        """The cost of this generation, in nano-dollars; None if the provider does not tell it in
+        """The cost of this generation, in nano-dollars. None if the provider does not report it in
         time.
 
         Args:
-            funding_id: whose key paid; None for the operator's.
+            funding_id: the funding whose key paid. None for the operator's key.
         """
         pause = FIRST_PAUSE
         try:
@@ -78,17 +79,17 @@ class TrueCosts:
     async def _credential(self, funding_id: str | None) -> Credential | None:
         if funding_id is None or self._keys is None:
             return None
-        # From the database, because the payer may have removed it since the call.
+        # Read the key from the database, because the payer may have removed it since the call.
         return await self._keys.credential(funding_id, fresh=True)
 
 
 class OpenQuestion(msgspec.Struct, eq=False):
-    """A stream that has ended, and whose true cost is not known yet.
+    """An ended stream whose true cost is not known yet.
 
     Attributes:
-        outcome: the settlement if the provider does not tell the cost.
-        if_told: how it ends if the provider tells the cost.
-        funding_id: whose key paid; None for the operator's.
+        outcome: the outcome if the provider does not report the cost.
+        if_reported: how the call ends in the ledger if the provider reports the cost.
+        funding_id: the funding whose key paid. None for the operator's key.
         is_recorded: True if the database has ``outcome`` and the id.
     """
 
@@ -96,12 +97,13 @@ class OpenQuestion(msgspec.Struct, eq=False):
     account: Account
     generation_id: str
     outcome: Outcome
-    if_told: str
+    if_reported: str
     funding_id: str | None = None
     is_recorded: bool = False
 
     def reading(self) -> MeterReading | None:
-        """The facts that another process needs; None if they are already recorded."""
+        """The facts that another process would need to settle the stream. None if they are already
+        recorded."""
         if self.is_recorded:
             return None
         return MeterReading(
@@ -114,16 +116,16 @@ class OpenQuestion(msgspec.Struct, eq=False):
         )
 
     def note(self, reading: MeterReading) -> None:
-        """Note that this reading is recorded."""
+        """Remember that this reading is in the database."""
         self.is_recorded = True
 
     def answered(self, cost: int | None) -> Outcome:
-        """The settlement of the stream, given the provider's answer."""
+        """The outcome of the stream, given the provider's answer."""
         if cost is None:
             return self.outcome
         return msgspec.structs.replace(
             self.outcome,
-            ended=self.if_told,
+            ended=self.if_reported,
             generated=self.outcome.generated or cost > 0,
             cost=cost,
             claimed=cost,

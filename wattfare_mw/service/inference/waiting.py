@@ -1,8 +1,8 @@
-"""Queues of calls that wait until other calls of their account end and free the budget.
+"""Queues of calls that wait until other calls of their account end and release budget.
 
-A call that ends in this process wakes the first in the queue of its account. A call that ends in
-another process and a raised cap wake no queue, so the first one also tries again every
-:data:`LOOK_SECONDS`.
+When a call ends in this process, the first call in the queue of its account is woken. A queue is
+not woken when a call ends in another process or when the cap is raised. So the first call also
+tries again every :data:`RETRY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from ..records import Account
 
 #: How often the first call of a queue tries again, in seconds.
-LOOK_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 
 
 class Place:
-    """One call's place in a queue."""
+    """A call's place in a queue."""
 
     def __init__(self, queue: list[Place]) -> None:
         self._queue = queue
@@ -30,17 +30,17 @@ class Place:
         return self._queue[0] is self
 
     def wake(self) -> None:
-        """Wake this call: the budget may be free, or it may be its turn."""
+        """Wake this call, because budget may be available, or it may now be the first."""
         self._woken.set()
 
-    def look(self) -> None:
-        """Forget earlier wake-ups."""
+    def clear(self) -> None:
+        """Clear earlier wake-ups, before a new attempt."""
         self._woken.clear()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until this call is woken, at most this many seconds."""
+        """Wait until this call is woken, for at most this many seconds."""
         if self.is_first:
-            seconds = min(seconds, LOOK_SECONDS)
+            seconds = min(seconds, RETRY_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -54,7 +54,7 @@ class BudgetQueues:
 
     @contextmanager
     def place(self, account: Account) -> Generator[Place]:
-        """Hold a place at the end of the account's queue."""
+        """A place at the end of the account's queue, during a ``with`` block."""
         queue = self._queues.setdefault(account, [])
         place = Place(queue)
         queue.append(place)
@@ -68,7 +68,7 @@ class BudgetQueues:
                 del self._queues[account]
 
     def __len__(self) -> int:
-        """How many calls wait."""
+        """The number of waiting calls."""
         return sum(map(len, self._queues.values()))
 
     def freed(self, account: Account) -> None:

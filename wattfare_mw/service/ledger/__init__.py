@@ -1,1 +1,2 @@
-"""The ledger: money rules, storage in SQLite or PostgreSQL, migrations, proof and export."""
+"""The ledger: rules about money, storage in SQLite or PostgreSQL, migrations, verification and
+export."""

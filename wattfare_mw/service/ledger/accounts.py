@@ -1,6 +1,6 @@
 """Apps, connections and grants in SQL, for any database.
 
-Each function reads, asks the rules and writes, inside the transaction of its connection.
+Each function reads rows, applies the rules and writes, inside the transaction of its connection.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def app_by_publishable_key(sql: Sql, key: str) -> App | None:
 
 
 def lock_app(sql: Sql, app_id: str, *, alone: bool = False) -> None:
-    """Keep an app in use until the end of the transaction.
+    """Lock an app until the end of the transaction, so that it cannot be deleted.
 
-    A transaction takes its locks in this order: the payer, approvals, the app, funding,
-    connections, grants. Several rows of one table are locked in the order of their keys. So no two
-    transactions wait for each other. A lock on an app lets rows with a foreign key in: a call
-    writes such rows while it holds its connection or its grant.
+    Each transaction takes its locks in this order: the payer, approvals, the app, funding,
+    connections, grants. It locks rows of the same table in the order of their keys. So there are no
+    deadlocks. The lock on an app does not block inserts of rows with a foreign key to the app,
+    because a call writes such rows while it holds a lock on its connection or its grant.
 
     Args:
-        alone: one transaction at a time for each app.
+        alone: True to allow only one transaction at a time for this app.
 
     Raises:
         WattfareError: ``invalid_request``, 409; the app is deleted.
@@ -62,7 +62,7 @@ def lock_app(sql: Sql, app_id: str, *, alone: bool = False) -> None:
 
 
 def lock_rows(sql: Sql, table: Table, *where: ColumnElement[bool]) -> None:
-    """Lock these rows in the order of their keys, before a statement that changes them all."""
+    """Lock these rows in the order of their keys, before a statement that changes all of them."""
     keys = table.primary_key.columns
     sql.execute(select(*keys).where(*where).order_by(*keys).with_for_update()).all()
 
@@ -75,7 +75,7 @@ def setting(sql: Sql, name: str, fresh: bytes) -> bytes:
 
 
 def note_health(sql: Sql, now: datetime) -> None:
-    """Write a row that nothing reads, to see whether the database accepts writes."""
+    """Write an unused row, to check whether the database accepts writes."""
     value = str(seconds(now)).encode()
     sql.execute(
         _upsert(sql, schema.settings)
@@ -99,12 +99,12 @@ def connect(
     """Connect a user's budget, or change its cap, payer and funding. If the connection was revoked
     after this epoch, it returns False and changes nothing. An epoch of None always connects.
 
-    A new payer replaces the former one. Calls in flight of the former payer are cut off.
+    A new payer replaces the previous one. Calls in flight of the previous payer are cut off.
 
     Args:
         payer_id: the person whose budget it is; ``""`` for none.
-        funding_id: what the payer pays with; None for the operator's key.
-        label: the account's label, which the payer sees; None leaves it as it is.
+        funding_id: the funding that pays. None for the operator's key.
+        label: the account's label, which the payer sees. None does not change it.
 
     Raises:
         WattfareFundingError: the payer has no such funding, or it is not valid.
@@ -113,7 +113,7 @@ def connect(
     lock_app(sql, app_id)
     check_funding(sql, payer_id, funding_id)
     table = schema.connections
-    # One statement: two approvals at once must not both take the user for a new one.
+    # One statement, so that two concurrent approvals cannot both create the connection.
     new = _upsert(sql, table).values(
         app_id=app_id,
         user_id=user_id,
@@ -161,7 +161,7 @@ def change_cap(
     Args:
         epoch: the number of revocations that the connection must have; None accepts any.
         payer_id: the payer of the connection; None accepts any.
-        only_lower: a cap above the present one changes nothing, and returns True.
+        only_lower: True to ignore a higher cap. The function then returns True.
     """
     table = schema.connections
     this = [table.c.app_id == app_id, table.c.user_id == user_id, table.c.connected]
@@ -192,7 +192,7 @@ def change_cap(
 
 
 def change_funding(sql: Sql, app_id: str, user_id: str, payer_id: str, funding: str | None) -> None:
-    """Pay for a connection of this payer with another funding from now on. The caller has asked
+    """Change the funding that pays for a connection of this payer. The caller must have called
     :func:`check_funding`. Calls in flight are paid as before.
 
     Args:
@@ -206,7 +206,7 @@ def change_funding(sql: Sql, app_id: str, user_id: str, payer_id: str, funding: 
 def revoke(
     sql: Sql, app_id: str, user_id: str, now: datetime, *, payer_id: str | None = None
 ) -> bool:
-    """Revoke a connection. What was billed stays. Returns False if there is no connection.
+    """Revoke a connection. Its bills stay. Returns False if there is no connection.
 
     Args:
         payer_id: only if it is this payer's; None: any payer's.
@@ -249,7 +249,7 @@ def remove_funding(sql: Sql, payer_id: str, funding_id: str, now: datetime) -> b
     """Delete the key of a funding, and revoke the connections and grants that it pays for. Their
     calls in flight are cut off. Returns False if the payer has no such funding."""
     table, users = schema.funding, schema.connections
-    # The funding first: a connection that begins now waits for it, or is found below.
+    # Lock the funding first. A concurrent new connection waits for this lock, or is found below.
     removed = sql.execute(
         update(table)
         .where(table.c.id == funding_id, table.c.payer_id == payer_id, table.c.state != "removed")
@@ -278,7 +278,7 @@ def check_funding(sql: Sql, payer_id: str, funding_id: str | None) -> None:
     if funding_id is None:
         return
     table = schema.funding
-    # Locked, so that it is not removed before the connection exists and can be revoked.
+    # Lock the funding, so that it cannot be removed before the connection exists.
     found = sql.execute(
         select(table.c.state)
         .where(table.c.id == funding_id, table.c.payer_id == payer_id)
@@ -380,9 +380,9 @@ def grant(sql: Sql, app_id: str, token_hash: str | None) -> GrantBudget | None:
 def add_grant(
     sql: Sql, app_id: str, token_hash: str, grant: GrantBudget, terms: Terms, now: int
 ) -> None:
-    """Store a new grant, or raise the refusal."""
+    """Store a new grant, or raise an error if the rules refuse it."""
     operator_pays = rules.operator_pays(grant.funding_id, terms)
-    # One at a time for each app. Otherwise, two at once could both find room for one.
+    # One at a time for each app. Otherwise, two concurrent grants could both fit under the ceiling.
     lock_app(sql, app_id, alone=operator_pays)
     check_funding(sql, grant.payer_id, grant.funding_id)
     held = 0

@@ -1,5 +1,5 @@
-"""The operator's actions on the apps of a database: list them, change their keys and origins,
-delete them. Each function is one transaction, on any database."""
+"""The operator's actions on apps: list apps, change their keys and origins, and delete them. Each
+function is one transaction, for any database."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _origins = schema.app_origins
 
 
 class AppSummary(msgspec.Struct, rename="camel", frozen=True):
-    """An app, as a list shows it.
+    """An app in a list.
 
     Attributes:
-        secret_keys: how many secret keys are valid: 2 while the app changes from one to the other.
+        secret_keys: the number of valid secret keys. It is 2 while the app switches to a new key.
         created_at: in Unix seconds.
         deleted_at: in Unix seconds; None if the app is in use.
     """
@@ -44,8 +44,8 @@ class AppSummary(msgspec.Struct, rename="camel", frozen=True):
 
 
 def check_origins(origins: Iterable[str]) -> list[str]:
-    """The origins of an app's pages, without duplicates, each as a browser sends it. A slash at the
-    end is left out.
+    """Check the origins of an app's pages. Returns them without duplicates and without a slash at
+    the end, in the form in which browsers send them.
 
     Raises:
         WattfareError: ``invalid_request``; it is not an origin as a browser sends it, or it does
@@ -66,7 +66,7 @@ def check_origins(origins: Iterable[str]) -> list[str]:
 
 
 def _without_slash(origin: str) -> str:
-    """People copy an origin from the address bar, which shows the path ``/``."""
+    """Remove the slash at the end, because people copy an origin from the address bar."""
     scheme, separator, rest = origin.partition("://")
     return f"{scheme}{separator}{rest.removesuffix('/')}" if separator else origin
 
@@ -75,7 +75,7 @@ def summaries(sql: Sql, *, deleted: bool = False) -> list[AppSummary]:
     """All apps, the oldest first.
 
     Args:
-        deleted: the deleted ones, too.
+        deleted: True to include deleted apps.
     """
     origins: dict[str, list[str]] = {}
     for app_id, origin in sql.execute(select(_origins).order_by(_origins.c.origin)):
@@ -98,14 +98,14 @@ def summaries(sql: Sql, *, deleted: bool = False) -> list[AppSummary]:
 
 
 def find_app(sql: Sql, app_id: str) -> App | None:
-    """The app with this id; None if there is none in use."""
+    """The app with this id. None if it does not exist or is deleted."""
     row = sql.execute(select(_apps).where(_apps.c.id == app_id, _apps.c.deleted_at.is_(None)))
     found = row.mappings().first()
     return None if found is None else App(*(found[name] for name in App.__struct_fields__))
 
 
 def rotate_key(sql: Sql, app_id: str) -> keys.NewKey:
-    """Make a second secret key for an app. The first one stays valid until it is revoked.
+    """Create a second secret key for an app. The first key stays valid until it is revoked.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or two keys are valid already.
@@ -113,8 +113,8 @@ def rotate_key(sql: Sql, app_id: str) -> keys.NewKey:
     app = _locked(sql, app_id)
     if app.other_secret_hash is not None:
         raise invalid_request(
-            f"Two secret keys of {app_id} are valid already. Revoke one of them first:"
-            f" wattfare apps revoke-key {app_id}."
+            f"{app_id} already has two valid secret keys. Revoke one of them first: wattfare apps"
+            f" revoke-key {app_id}."
         )
     key = keys.new_secret_key(app_id, app.mode)
     _change(sql, app_id, secret_hash=keys.digest(key), other_secret_hash=app.secret_hash)
@@ -122,10 +122,10 @@ def rotate_key(sql: Sql, app_id: str) -> keys.NewKey:
 
 
 def revoke_key(sql: Sql, app_id: str, *, newest: bool = False) -> None:
-    """Revoke the older one of an app's two secret keys.
+    """Revoke the older of an app's two secret keys.
 
     Args:
-        newest: revoke the newer one instead.
+        newest: True to revoke the newer key instead.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or only one key is valid.
@@ -133,8 +133,8 @@ def revoke_key(sql: Sql, app_id: str, *, newest: bool = False) -> None:
     app = _locked(sql, app_id)
     if app.other_secret_hash is None:
         raise invalid_request(
-            f"Only one secret key of {app_id} is valid. Make another one first:"
-            f" wattfare apps rotate-key {app_id}. To end the app: wattfare apps delete {app_id}."
+            f"{app_id} has only one valid secret key. Create another one first: wattfare apps"
+            f" rotate-key {app_id}. To delete the app: wattfare apps delete {app_id}."
         )
     kept = app.other_secret_hash if newest else app.secret_hash
     _change(sql, app_id, secret_hash=kept, other_secret_hash=None)
@@ -167,15 +167,15 @@ def remove_origin(sql: Sql, app_id: str, origin: str) -> None:
 
 
 def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
-    """Delete an app: its keys stop working, and its connections and grants are revoked. What was
-    billed stays in the ledger. Returns the number of connections.
+    """Delete an app. Its keys stop working, and its connections and grants are revoked. Its rows
+    stay in the ledger. Returns the number of revoked connections.
 
     Raises:
         WattfareError: ``invalid_request``; there is no such app, or it is deleted already.
     """
     at, table, open_ = seconds(now), schema.connections, schema.approvals
-    # Before the app, in the order of :func:`.accounts.lock_app`. An approval that begins now does
-    # not connect anything: its redemption finds that the app is deleted.
+    # Lock approvals before the app, as in :func:`.accounts.lock_app`. A new approval cannot connect
+    # anything, because its redemption finds that the app is deleted.
     ours = (open_.c.app_id == app_id, open_.c.expires_at > at)
     accounts.lock_rows(sql, open_, *ours)
     _locked(sql, app_id)
@@ -188,7 +188,8 @@ def delete_app(sql: Sql, app_id: str, now: datetime) -> int:
 
 
 def _locked(sql: Sql, app_id: str) -> Row[tuple[object, ...]]:
-    """The row of an app that is in use, so that no other command changes it at the same time."""
+    """Lock and return the row of an app, so that another command cannot change it at the same
+    time."""
     wanted = select(_apps).where(_apps.c.id == app_id)
     row = sql.execute(wanted.with_for_update(key_share=True)).first()
     if row is None:
@@ -199,7 +200,11 @@ def _locked(sql: Sql, app_id: str) -> Row[tuple[object, ...]]:
 
 
 def _no_such_app(app_id: str) -> WattfareError:
-    hint = " That is a key; this takes the app's id." if app_id.startswith(("sk_", "pk_")) else ""
+    hint = (
+        " That is a key, but this command needs the app's id."
+        if app_id.startswith(("sk_", "pk_"))
+        else ""
+    )
     shown = "" if hint else f" {app_id[:64]!r}"
     return invalid_request(f"There is no such app{shown}. `wattfare apps list` shows them.{hint}")
 

@@ -1,7 +1,7 @@
 """The clocks of the ledger.
 
-Bills use the wall clock. Leases use a clock that is never set, so a step of the wall clock does not
-end or extend a lease.
+Bills use the wall clock. Leases use a steady clock, so setting the wall clock does not end or
+extend a lease.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
-#: Seconds on a clock that is never set. It also counts the time in which the machine sleeps, if the
-#: system has such a clock.
+#: Seconds on a steady clock. If the system has such a clock, it also counts the time in which the
+#: machine sleeps.
 steady_seconds: Callable[[], float] = (
     time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
 )
@@ -26,8 +26,8 @@ class LeaseTime(NamedTuple):
     """A point in time on the clock of the leases.
 
     Attributes:
-        boot: the boot of the machine at which the clock started. A lease of another boot has ended.
-            Empty for the wall clock.
+        boot: the id of the machine's boot, at which the clock started. A lease from another boot
+            has ended. Empty for the wall clock.
         ms: milliseconds.
     """
 
@@ -41,8 +41,8 @@ def utc_now() -> datetime:
 
 
 def lease_now() -> LeaseTime:
-    """The time on the clock that all processes of this machine share. It is the wall clock if the
-    system has no clock that starts at an identified boot."""
+    """The time on a clock that all processes of this machine share. It is the wall clock if the
+    system does not identify its boots."""
     boot = _boot_id()
     if not boot or _BOOTTIME is None:
         return LeaseTime("", milliseconds(utc_now()))

@@ -1,5 +1,5 @@
-"""Corrects the bill of a call that another process has settled while the call's own process seemed
-dead."""
+"""Corrects bills. A process can seem dead, so that another process settles one of its calls. If the
+first process is still running, it corrects the bill to the true cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..records import Account, Connection, Outcome, Terms, Totals
 from . import rules, schema
 from .clock import seconds
 
-#: How a call ends if its process seems dead: see :func:`.rules.expire`.
+#: How calls end in the ledger if their process seemed dead: see :func:`.rules.expire`.
 ASSUMED = ("abandoned", "expired", "lost")
 
 
@@ -23,8 +23,8 @@ def correct(
     """Add a row that corrects the bill to the true cost, within the reservation, the cap and the
     operator's ceilings. The row belongs to the month of the reservation.
 
-    Returns what is billed in addition, in nano-dollars (it may be negative), or None if there is
-    nothing to correct.
+    Returns the additional bill, in nano-dollars, which may be negative. None if there is nothing to
+    correct.
     """
     ledger = schema.ledger
     row: Any = sql.execute(
@@ -81,14 +81,14 @@ def _is_corrected(sql: Sql, ledger_id: int) -> bool:
 
 
 def _room_of_user(sql: Sql, row: Any, terms: Terms) -> int | None:
-    # Locked as a reservation locks it: first the connection, then its totals.
+    # Lock in the same order as a reservation: first the connection, then its totals.
     cap = rules.cap_in_force(_connection_of(sql, row), terms)
     held: Any = sql.execute(select(schema.totals).where(*_totals_of(row)).with_for_update()).one()
     return rules.room_under(cap, Totals(held.billed_nanos, held.reserved_nanos))
 
 
 def _connection_of(sql: Sql, row: Any) -> Connection:
-    """The connection from the view of this row's payer, who may have been replaced."""
+    """The connection with the cap of this row's payer, who may have been replaced since."""
     users, seen = schema.connections, schema.payer_connections
     found: Any = sql.execute(
         select(users)
@@ -104,7 +104,7 @@ def _connection_of(sql: Sql, row: Any) -> Connection:
                 seen.c.user_id == row.user_id,
             )
         ).first()
-        # Without a payer, the former cap is unknown, so nothing is billed in addition.
+        # Without a payer, the previous cap is unknown, so there is no additional bill.
         cap = 0 if kept is None else kept.cap_nanos
     return Connection(
         cap,

@@ -1,4 +1,4 @@
-"""Functions that take a database's URL: open a store, add an app, migrate, read."""
+"""Functions for a database's URL: open a store, add an app, migrate, read."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 #: The longest name of an app, in characters.
 MAX_NAME = 256
-#: The parameters that the URL of an SQLite file may have: SQLite's own, and two of Python's driver.
+#: The parameters that an SQLite URL may have: those of SQLite, and two of Python's driver.
 _SQLITE_PARAMETERS = frozenset(
     {"uri", "mode", "cache", "vfs", "psow", "nolock", "immutable", "timeout", "cached_statements"}
 )
 
 
 async def open_store(url: str) -> Store:
-    """The store for this database URL. The tables of an SQLite file are upgraded first.
+    """Open the store of this database URL. The tables of an SQLite file are upgraded first.
 
     Raises:
         WattfareError: ``invalid_request`` if the URL is invalid, or if the database cannot be
@@ -83,13 +83,13 @@ def backend_of(url: str) -> str:
                     )
             return "sqlite"
     raise invalid_request(
-        "The ledger is kept in SQLite (sqlite:///wattfare.db, "
-        "sqlite:////an/absolute/path.db) or in PostgreSQL (postgresql://user@host/database)."
+        "The database must be SQLite (sqlite:///wattfare.db, sqlite:////an/absolute/path.db) or"
+        " PostgreSQL (postgresql://user@host/database)."
     )
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of this SQLite database; None if it is in memory, or its name is a URI."""
+    """The file of this SQLite database. None if it is in memory, or if its name is a URI."""
     path = make_url(url).database or ":memory:"
     return None if path == ":memory:" or path.startswith("file:") else Path(path)
 
@@ -100,7 +100,7 @@ def create_keys(
     """Create an app in this database, and return its keys. Only a hash of the secret key is kept.
 
     Args:
-        origins: of the app's pages, such as ``https://app.example.com``.
+        origins: the origins of the app's pages, such as ``https://app.example.com``.
 
     Raises:
         WattfareError: ``invalid_request``; the name or an origin is invalid, or the database cannot
@@ -141,7 +141,7 @@ def _transact(url: str, job: Callable[[Sql], T]) -> T:
         finally:
             await store.close()
 
-    # In a new thread, so that it also works if an event loop is running.
+    # Use a new thread, because this thread may have a running event loop.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, run()).result()
 
@@ -165,7 +165,8 @@ def migrate_database(url: str) -> None:
 
 
 def read_database(url: str, job: Callable[[Sql], T]) -> T:
-    """The result of a function that reads, in a transaction that sees one snapshot of the database.
+    """Call a function that reads, in a transaction with one snapshot of the database. Returns its
+    result.
 
     Raises:
         WattfareError: ``invalid_request`` if the URL is invalid, or if the database cannot be
@@ -186,7 +187,7 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
     _must_be_there(url)
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, poolclass=NullPool)
 
-    # The driver begins no transaction by itself if it only reads.
+    # The driver does not begin a transaction before a read.
     @event.listens_for(engine, "connect")
     def _on_connect(connection: object, _record: object) -> None:  # pyright: ignore[reportUnusedFunction]
         connection.isolation_level = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -208,7 +209,7 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
 
 def _must_be_there(url: URL) -> None:
     if not url.database or not Path(url.database).is_file():
-        # The check must not create it.
+        # Reading must not create the file.
         there = f" {Path(url.database).absolute()}" if url.database else ""
         raise invalid_request(
             f"There is no database{there}. If your service keeps its database in another directory,"

@@ -18,7 +18,7 @@ from .clock import seconds
 
 FundingKind = Literal["openrouter", "key"]
 
-#: The most funding rows of one payer.
+#: The maximum number of a payer's funding rows.
 MAX_FUNDING = 20
 
 
@@ -26,10 +26,10 @@ class Funding(msgspec.Struct, frozen=True):
     """A payer's funding.
 
     Attributes:
-        upstream: the base URL that the key is for. The key is sent nowhere else.
+        upstream: the base URL of the key. The key is sent only to this URL.
         label: a name for the payer to read.
-        limit: what the key may spend at the provider, in nano-dollars, as the provider told it
-            when the key was connected; None if there is no limit, or it is not known.
+        limit: the key's limit at the provider, in nano-dollars, at the time when the key was
+            connected. None if there is no limit, or if it is unknown.
         created_at: Unix seconds.
     """
 
@@ -53,14 +53,14 @@ class StoredKey(msgspec.Struct, frozen=True):
 
 
 class FundingRequest(msgspec.Struct, frozen=True):
-    """A payer who was sent to OpenRouter and has not come back yet.
+    """A request for a key from OpenRouter, whose payer has not returned from OpenRouter yet.
 
     Attributes:
-        state_hash: of the ``state`` in the callback's URL.
-        cookie_hash: of the cookie of the browser that was sent there.
-        verifier: of PKCE, encrypted.
-        limit: what was asked for, in nano-dollars; None for no limit.
-        return_to: the page of the service that comes afterwards.
+        state_hash: the hash of the ``state`` in the callback's URL.
+        cookie_hash: the hash of the cookie of the payer's browser.
+        verifier: the PKCE verifier, encrypted.
+        limit: the requested limit, in nano-dollars; None for no limit.
+        return_to: the page of the service to show afterwards.
         expires_at: Unix seconds.
     """
 
@@ -99,12 +99,12 @@ def add(sql: Sql, funding: Funding, key: StoredKey, replaces: Collection[str] = 
     """Store a new funding. Returns False and changes nothing if the payer has too many.
 
     Args:
-        replaces: the ids of funding of the same payer. The new one pays in their place from now on,
-            and their keys are deleted. Calls in flight go on.
+        replaces: the ids of the same payer's funding to replace. The new funding pays instead, and
+            their keys are deleted. Calls in flight continue.
     """
     payer, table = schema.payers, schema.funding
     mine = table.c.payer_id == funding.payer_id
-    # The payer's row is locked, so that two requests at once do not both find room.
+    # Lock the payer's row, so that two concurrent requests cannot exceed the maximum.
     there = sql.execute(
         select(payer.c.id)
         .where(payer.c.id == funding.payer_id, payer.c.deleted_at.is_(None))
@@ -133,7 +133,8 @@ def add(sql: Sql, funding: Funding, key: StoredKey, replaces: Collection[str] = 
         )
     )
     if replaces:
-        # The funding first: a connection that begins now waits for it, or is found below.
+        # Lock the funding first. A concurrent new connection waits for this lock, or is found
+        # below.
         sql.execute(
             update(table)
             .where(mine, table.c.id.in_(replaces))
@@ -175,7 +176,7 @@ def stored_key(sql: Sql, funding_id: str) -> StoredKey | None:
 
 
 def mark_invalid(sql: Sql, funding_id: str, now: datetime) -> bool:
-    """Record that the provider has refused this key. Returns False if that was known."""
+    """Record that the provider has refused this key. Returns False if this was already recorded."""
     table = schema.funding
     marked = sql.execute(
         update(table)
@@ -186,10 +187,11 @@ def mark_invalid(sql: Sql, funding_id: str, now: datetime) -> bool:
 
 
 def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[StoredKey]:
-    """Some keys that are encrypted with another encryption key than this one, by id.
+    """Up to ``most`` stored keys that are encrypted with another encryption key, in the order of
+    their ids.
 
     Args:
-        after: only ids after this one.
+        after: the id to continue after.
     """
     table = schema.funding
     rows = sql.execute(
@@ -206,7 +208,7 @@ def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[St
 
 
 def encrypt_anew(sql: Sql, old: StoredKey, new: StoredKey) -> None:
-    """Store the same key under another encryption key, unless it has changed in the meantime."""
+    """Replace the ciphertext of a key, unless the stored key has changed in the meantime."""
     table = schema.funding
     sql.execute(
         update(table)
@@ -217,7 +219,7 @@ def encrypt_anew(sql: Sql, old: StoredKey, new: StoredKey) -> None:
 
 # -- OpenRouter
 
-#: The most open requests of one payer.
+#: The maximum number of open requests of one payer.
 MAX_OPEN_REQUESTS = 20
 
 
@@ -252,7 +254,7 @@ def add_request(sql: Sql, request: FundingRequest, now: int) -> None:
 
 
 def take_request(sql: Sql, state_hash: str) -> FundingRequest | None:
-    """Take the request with this state out of the database. It can be taken only once."""
+    """Delete and return the request with this state. So it can be used only once."""
     table = schema.funding_requests
     row = sql.execute(
         delete(table)

@@ -1,4 +1,5 @@
-"""Leases in SQL, for any database: the calls of dead processes, and how each of them ended."""
+"""Leases in SQL, for any database. Finds the calls of dead processes, and how each of them
+ended."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from ..records import Account, OrphanedStream, Outcome, Reservation
 from . import rules, schema
 from .clock import LeaseTime, milliseconds, seconds
 
-#: How many calls of dead processes are looked up at a time.
+#: The maximum number of dead processes' calls to read at a time.
 SWEEP_BATCH = 100
-#: The largest integer of the database. A higher cost is lowered to it, and still exceeds
-#: any reservation.
+#: The largest integer of the database. A higher cost is lowered to it, which is still above any
+#: reservation.
 MAX_INTEGER = 2**63 - 1
 
 
@@ -51,10 +52,10 @@ def expire_leases(sql: Sql, now: datetime, lease_now: LeaseTime) -> None:
 
 
 def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, Account, Outcome]]:
-    """Up to ``SWEEP_BATCH`` calls whose process has no valid lease, and how each of them ended.
+    """Up to ``SWEEP_BATCH`` calls whose process has no valid lease, and the outcome of each.
 
     Args:
-        keep_streams: leave out streams if the provider can report their true cost.
+        keep_streams: True to leave out streams whose true cost the provider can report.
     """
     where = [schema.reservations.c.generation_id.is_(None)] if keep_streams else []
     return [(row.id, _account_of(row), _expired(row)) for row in _orphans(sql, *where)]
@@ -62,13 +63,14 @@ def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, A
 
 def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
     """Make this process the holder of up to ``SWEEP_BATCH`` streams whose process has no valid
-    lease, if the provider can report their true cost. Their reservations stay until it does."""
+    lease, and whose true cost the provider can report. Their reservations stay until then."""
     holders, calls = schema.holders.c, schema.reservations
     if sql.execute(select(holders.id).where(holders.id == holder)).first() is None:
-        return []  # the lease has expired, so this process cannot hold them
+        return []  # the lease of this process has expired
     taken: list[OrphanedStream] = []
     for row in _orphans(sql, calls.c.generation_id.is_not(None)):
-        # Two processes may try at the same time. The second one finds another holder.
+        # Two processes may try this at the same time. The second one finds another holder, and
+        # changes nothing.
         this = update(calls).where(calls.c.id == row.id, calls.c.holder == row.holder)
         if sql.execute(this.values(holder=holder)).rowcount:
             stream = OrphanedStream(

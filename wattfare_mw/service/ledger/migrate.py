@@ -1,4 +1,4 @@
-"""Upgrades a database to the version of this package, or refuses a newer version."""
+"""Upgrades a database to the version of this package. A newer database is refused."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from sqlalchemy import Connection, text
 from ...errors import WattfareError, invalid_request
 
 _SCRIPTS = Path(__file__).parent / "migrations"
-#: The lock that keeps two migrations of the same PostgreSQL apart. Any constant will do.
+#: The id of the lock that prevents two concurrent migrations of a PostgreSQL database. Any constant
+#: works.
 _MIGRATION_LOCK = 0x57415454
-#: Alembic keeps the running migration in global variables, so a process runs one at a time. Each
-#: migration has its own thread: two on one event loop would wait for each other.
+#: Allows one migration at a time, because Alembic has the running migration in global variables.
+#: Each migration runs in its own thread, because two on one event loop would deadlock.
 _one_at_a_time = threading.Lock()
 
 
@@ -28,7 +29,7 @@ def migrate(connection: Connection) -> None:
     """Create or upgrade the tables, in one transaction.
 
     Raises:
-        WattfareError: another version of this package made the database. Nothing has changed.
+        WattfareError: a newer version of this package created the database. Nothing has changed.
     """
     with connection.begin():
         if connection.dialect.name == "postgresql":
@@ -45,7 +46,7 @@ def check(connection: Connection) -> None:
     """Check that the database has the version of this package. Changes nothing.
 
     Raises:
-        WattfareError: it has another version. The message says what to do.
+        WattfareError: the database has another version. The message says what to do.
     """
     current = _current(connection)
     if current == _versions().newest:
@@ -56,7 +57,7 @@ def check(connection: Connection) -> None:
 
 def _config() -> Config:
     config = Config()
-    # Percent signs are doubled: the option goes through configparser.
+    # Double the percent signs, because configparser reads this option.
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
@@ -83,7 +84,7 @@ def _current(connection: Connection) -> frozenset[str]:
 
 
 def unknown_version(current: Collection[str]) -> WattfareError:
-    """The refusal to change what a newer version of this package has made."""
+    """The error for a database of a newer version of this package."""
     return invalid_request(
         f"The database is of version {', '.join(sorted(current))}, "
         "which this version of wattfare-mw does not know. Type: pip install --upgrade wattfare-mw"

@@ -1,4 +1,4 @@
-"""The changes that a payer makes on their own page. They never change a row of another payer.
+"""The changes that a payer makes on *My budget*. They never change a row of another payer.
 
 Each function runs inside the transaction of its connection.
 """
@@ -18,12 +18,12 @@ from .clock import seconds
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """The calls that must end now.
+    """Whose running calls must be stopped.
 
     Attributes:
-        accounts: apps and their users.
+        accounts: pairs of an app's id and a user's id.
         grants: the hashes of grants' tokens.
-        funding: the ids of funding whose keys are deleted.
+        funding: the ids of funding whose keys were deleted.
     """
 
     accounts: frozenset[tuple[str, str]] = frozenset()
@@ -45,9 +45,10 @@ def change_connection(
     """Change a connection that this payer pays for.
 
     Args:
-        cap: in nano-dollars; None for no cap.
-        funding_id: what pays from now on; None for the operator's key, UNSET for what pays now.
-        is_fresh: the payer has signed in a short while ago. If not, the cap cannot be raised and
+        cap: the new cap, in nano-dollars; None for no cap.
+        funding_id: the funding that pays from now on; None for the operator's key, UNSET for no
+            change.
+        is_fresh: True if the payer has signed in recently. Otherwise, the cap cannot be raised, and
             the funding cannot be changed.
 
     Returns: ``ended`` if the payer does not have this connection, or no longer has it. In this
@@ -86,7 +87,7 @@ def is_higher(cap: int | None, than: int | None) -> bool:
 
 
 def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
-    """End a one-time grant of this payer. Returns False if the payer has no such grant in force."""
+    """End a one-time grant of this payer. Returns False if the payer has no such active grant."""
     table = schema.grants
     grant = sql.execute(
         select(table)
@@ -101,9 +102,9 @@ def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
         return False
     accounts.revoke_grant(sql, grant.app_id, token_hash, payer_id=payer_id)
     if grant.funding_id is None:
-        # The operator's ceiling counts the cap of a grant until it expires. Without this row, a
-        # person could spend a grant, stop it and get another one, again and again. No token has
-        # such a hash.
+        # The operator's ceiling counts the cap of a grant until the grant expires. Without this
+        # row, a person could repeatedly spend a grant, stop it and get another one. The hash of the
+        # row matches no token.
         sql.execute(
             insert(table).values(
                 token_hash=f"stopped:{token_hash[:56]}",
@@ -119,18 +120,18 @@ def stop_grant(sql: Sql, payer_id: str, token_hash: str, now: datetime) -> bool:
 
 
 def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
-    """Delete the data of a payer: passkeys, recovery codes, sign-ins, keys and labels. Everything
-    that the payer pays for ends. The ledger and its totals keep the payer's random id, which then
-    identifies no person.
+    """Delete the data of a payer: passkeys, recovery codes, sign-ins, keys and labels. All
+    connections and grants of the payer end. The ledger and its totals keep the payer's random id,
+    which no longer identifies a person.
     """
-    # First, so that this payer can allow nothing from now on. This kind of lock admits rows with a
-    # foreign key: a sign-in that begins holds its former row, which is deleted below.
+    # Lock the payer first, so that the payer cannot allow anything from now on. This kind of lock
+    # does not block a sign-in, which inserts a row with a foreign key. That row is deleted below.
     payers = schema.payers
     sql.execute(
         select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
     ).all()
-    # Next, so that no approval connects anything after what follows. All locks are taken in the
-    # order of :func:`.accounts.lock_app`.
+    # Lock the approvals next, so that none of them connects anything later. The order of all locks
+    # is that of :func:`.accounts.lock_app`.
     open_, table = schema.approvals, schema.funding
     accounts.lock_rows(sql, open_, open_.c.payer_id == payer_id)
     sql.execute(delete(open_).where(open_.c.payer_id == payer_id))
@@ -159,7 +160,7 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
 
 
 def _accounts_of(sql: Sql, payer_id: str) -> list[tuple[str, str]]:
-    """The apps and users that this payer pays for. They are locked."""
+    """Lock and return the apps and users that this payer pays for."""
     table = schema.connections
     this = (table.c.payer_id == payer_id, table.c.connected)
     accounts.lock_rows(sql, table, *this)
@@ -168,7 +169,7 @@ def _accounts_of(sql: Sql, payer_id: str) -> list[tuple[str, str]]:
 
 
 def _grants_of(sql: Sql, payer_id: str, now: datetime) -> list[str]:
-    """The grants of this payer that are in force. They are locked."""
+    """Lock and return the active grants of this payer."""
     table = schema.grants
     this = (table.c.payer_id == payer_id, table.c.expires_at > seconds(now))
     accounts.lock_rows(sql, table, *this)

@@ -1,10 +1,10 @@
 """The money rules, as pure functions: current state and a request in; new state or an error out.
 
-Values are immutable, and every amount is an integer of nano-dollars. A store must carry out each
-decision in one transaction: read, apply the rule, write.
+Values are immutable, and each amount is an integer of nano-dollars. A store must read, apply a rule
+and write in one transaction.
 
-All rules serve this one: **a reservation never raises billed + reserved above the cap in force, or
-above a ceiling if the operator pays, and a bill never exceeds its reservation.**
+The main rule: **a reservation never raises the sum of bills and reservations above the current cap
+or, if the operator pays, above a ceiling. A bill never exceeds its reservation.**
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ KEY_SECONDS = 24 * 3600
 #: each time it has grown by one thousandth.
 RECORDED_PARTS = 10
 RECORDED_PARTS_UNBOUNDED = 1000
-#: How long a client should wait if only calls in flight hold the budget, in seconds.
+#: How long a client should wait if the call would fit after other calls end, in seconds.
 IN_FLIGHT_RETRY_SECONDS = 1
-#: The ``limited_by`` of an error if the call would fit once other calls end.
+#: The ``limited_by`` of an error if the call would fit after other calls end.
 IN_FLIGHT = "in_flight"
-#: The other values of ``limited_by``: what limits the call.
+#: The other values of ``limited_by``.
 Limit = Literal["cap", "ceiling", "grant"]
 _OF_CAP = "the monthly cap"
 _OF_USER = "the operator's limit for this user"
@@ -83,14 +83,14 @@ def month_after(now: int) -> datetime:
 
 
 def least_of(*caps: int | None) -> int | None:
-    """The lowest of some caps. None means no cap."""
+    """The lowest of these caps. None means no cap."""
     return min((cap for cap in caps if cap is not None), default=None)
 
 
 def cap_to_approve(asked: int | UnsetType | None, limit: int | None, terms: Terms) -> int | None:
-    """The cap that an approval with a session token sets: the amount ``asked`` for, never above the
-    ``limit`` in the token. A higher cap needs a new token from the app, or an approval on a page of
-    the service. If the operator pays, the cap is never above the ceiling either."""
+    """The cap that a request with a session token sets. It is the amount ``asked`` for, but at most
+    the ``limit`` in the token and, if the operator pays, the ceiling. For a higher cap, the app
+    must create a new token, or a person must approve it on a page of the service."""
     wanted = limit if asked is UNSET else asked
     return least_of(wanted, limit, terms.ceiling if terms.operator_pays else None)
 
@@ -101,28 +101,29 @@ def operator_pays(funding_id: str | None, terms: Terms) -> bool:
 
 
 def is_funding_valid(funding_id: str | None, state: str | None) -> bool:
-    """True if this funding can pay, given the state in its row. A ``funding_id`` of None means that
-    there is no row. It can always pay."""
+    """True if this funding can pay, given the state in its row. None as ``funding_id`` means that
+    there is no row, and can always pay."""
     return funding_id is None or state == "valid"
 
 
 def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
-    """True if a call with this funding counts towards the ceilings of its app and of all apps: if
-    one of them is set and the operator pays. A call counts in both totals or in neither."""
+    """True if a call with this funding counts towards the ceilings of its app and of all apps. This
+    is so if the operator pays and one of these ceilings is set. A call counts in both totals or in
+    neither."""
     has_ceiling = terms.app_ceiling is not None or terms.total_ceiling is not None
     return has_ceiling and operator_pays(funding_id, terms)
 
 
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
-    """The cap in force: the connection's own cap, or the operator's ceiling if that is lower. The
+    """The current cap: the connection's own cap, or the operator's ceiling if it is lower. The
     ceiling does not apply to a payer's own funding."""
     return least_of(connection.cap, _ceiling_left(connection, terms))
 
 
 def _ceiling_left(connection: Connection, terms: Terms) -> int | None:
-    """The most that this payer may spend of the operator's money; None for no limit. The ceiling is
-    for the user, so the spending of the user's other payers counts. Otherwise, a user could create
-    a new passkey, and so a new payer, to start again at zero.
+    """The remaining amount of the operator's money that this payer may spend; None for no limit.
+    The ceiling is per user, so the spending of the user's other payers counts, too. Otherwise, a
+    user could create a new passkey, and so a new payer, to start again at zero.
     """
     if terms.ceiling is None or not operator_pays(connection.funding_id, terms):
         return None
@@ -140,23 +141,24 @@ def reserve(
     """Reserve what a call may cost. Returns the new totals, and the reserved amount.
 
     Args:
-        totals: those of the connection's payer.
+        totals: the totals of the connection's payer.
         now: Unix seconds.
-        operator: what counts towards the operator's ceilings so far.
+        operator: the totals that count towards the operator's ceilings.
 
     Raises:
         WattfareNotConnectedError: there is no connection, or it was revoked.
         WattfareFundingError: the upstream refused the payer's funding.
         WattfareBudgetExceededError: the cap or a ceiling of the operator is too low for the call.
         WattfareRateLimitError: the reservations of other calls use the rest of the budget.
-        WattfareError: ``invalid_request``; the call needs a cap, and there is none.
+        WattfareError: ``invalid_request``; the call needs a budget with a cap, but the budget has
+            no cap.
     """
     if connection is None or not connection.connected:
         raise WattfareNotConnectedError("Connect an AI budget to use this feature.")
     if not connection.funding_valid:
         raise refused_funding()
     cap = cap_in_force(connection, terms)
-    # If the ceiling is the cap in force, a higher cap would not help.
+    # If the ceiling is the current cap, raising the connection's cap would not help.
     at_ceiling = cap is not None and cap == _ceiling_left(connection, terms)
     own = (
         _Budget(cap, totals, "ceiling", _OF_USER)
@@ -175,32 +177,32 @@ def settle(totals: Totals, reserved: int, cost: int) -> tuple[Totals, int]:
 
 
 def billed_for(reserved: int, cost: int) -> int:
-    """The bill for a call: its cost, but never more than was reserved."""
+    """The bill for a call: its cost, but at most the reservation."""
     return min(max(cost, 0), reserved)
 
 
 def correction(billed: int, reserved: int, cost: int, room: int | None) -> int:
-    """The amount to bill in addition once the true cost of a call is known. It is negative if too
-    much was billed.
+    """The additional amount to bill when the true cost of a call becomes known. It is negative if
+    the bill was too high.
 
     Args:
-        billed: what was billed for the call so far.
-        reserved: what was reserved for it. The sum of its bills never exceeds this.
+        billed: the amount billed for the call so far.
+        reserved: the reservation of the call. The sum of its bills never exceeds the reservation.
         cost: its true cost.
-        room: what is left of the cap after other calls in flight; None for no cap.
+        room: the rest of the cap after other calls in flight; None for no cap.
     """
     more = billed_for(reserved, cost) - billed
     return more if more <= 0 or room is None else min(more, max(room, 0))
 
 
 def room_under(cap: int | None, totals: Totals) -> int | None:
-    """What is left of a cap after calls in flight; None for no cap."""
+    """The rest of a cap after calls in flight; None for no cap."""
     return None if cap is None else cap - totals.billed - totals.reserved
 
 
 def largest_grant(terms: Terms) -> int | None:
-    """The largest cap of one grant; None if there is no limit. Grants of the operator's money have
-    a limit, so that one grant cannot use up the shared money."""
+    """The largest cap of one grant; None if there is no limit. Grants that the operator pays for
+    have a limit, so that one grant cannot use up the money for all."""
     if not terms.operator_pays:
         return None
     return terms.grant_default if terms.grant_max is None else terms.grant_max
@@ -215,12 +217,12 @@ def grant_cap(asked: int | None, terms: Terms) -> int:
 
 
 def allows_grants(funding_id: str | None, terms: Terms) -> bool:
-    """True if this funding allows grants. The operator's money needs a ceiling for them."""
+    """True if this funding allows grants. If the operator pays, grants need a ceiling."""
     return terms.grant_ceiling is not None or not operator_pays(funding_id, terms)
 
 
 def refused_grant() -> WattfareError:
-    """The refusal of a grant that the operator would pay for without a ceiling."""
+    """The error for a grant that the operator would pay for without a ceiling."""
     return invalid_request(
         "This service does not allow grants, because its operator has not set a ceiling for them.",
         403,
@@ -228,12 +230,12 @@ def refused_grant() -> WattfareError:
 
 
 def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
-    """The grant to store, with its cap lowered to the largest one if needed. ``held`` is the sum of
-    the caps of the app's grants that have not expired.
+    """The grant to store. Its cap is lowered to the largest allowed cap if necessary. ``held`` is
+    the sum of the caps of the app's grants that have not expired.
 
-    If the operator pays, anyone who has seen the app's publishable key can ask for a grant of the
-    operator's money. So each cap counts in full until the grant expires, spent or not. At any time,
-    the grants of an app cost no more than the ceiling.
+    If the operator pays, anyone with the app's publishable key can ask for a grant. So the whole
+    cap of a grant counts until the grant expires, even if it is not spent. At any time, the grants
+    of an app cost at most the ceiling.
 
     Raises:
         WattfareError: ``invalid_request``, 403; the operator pays and does not allow grants.
@@ -246,7 +248,7 @@ def admit_grant(held: int, grant: GrantBudget, terms: Terms) -> GrantBudget:
     grant = msgspec.structs.replace(grant, cap=grant_cap(grant.cap, terms))
     if held + grant.cap > terms.grant_ceiling:
         raise WattfareBudgetExceededError(
-            "This app's grants have reached the operator's ceiling. Try again when some of them"
+            "This app's grants have reached the operator's ceiling. Try again when some grants"
             " have expired."
         )
     return grant
@@ -263,7 +265,7 @@ def reserve_grant(
 
     Args:
         now: Unix seconds.
-        operator: what counts towards the operator's ceilings so far.
+        operator: the totals that count towards the operator's ceilings.
 
     Raises:
         WattfareGrantError: the grant is unknown, expired or used up, or is too small for this call.
@@ -289,18 +291,18 @@ def settle_grant(
     grant: GrantBudget, reserved: int, cost: int, *, generated: bool
 ) -> tuple[GrantBudget, int]:
     """End a reservation of a grant. Returns the new grant, and the billed amount. A call that
-    failed before the model generated anything does not use up a request."""
+    failed before the model generated anything does not count as a request."""
     totals, billed = settle(grant.totals, reserved, cost)
     requests = grant.requests if generated else grant.requests + 1
     return msgspec.structs.replace(grant, requests=requests, totals=totals), billed
 
 
 def check_key(key: IdempotencyKey, prior: PriorCall | None) -> None:
-    """Refuse a call whose ``Idempotency-Key`` has been used.
+    """Refuse a call whose ``Idempotency-Key`` was used before.
 
     Raises:
-        WattfareError: ``invalid_request``: 409 if the same call was made, 422 if it was another
-            call.
+        WattfareError: ``invalid_request``; 409 if it was used for the same call, 422 if it was used
+            for another call.
     """
     if prior is None:
         return
@@ -320,17 +322,17 @@ def is_worth_recording(reserved: int, recorded: int, cost: int, *, unbounded: bo
 
 
 def expire(held: Reservation) -> tuple[int, str]:
-    """The cost of a call whose process died, and how it ended. A stream costs what was last
-    recorded. A call without a stream costs its whole reservation, because the answer may have been
-    generated. If the cost of a call has no bound, the call always costs what was last recorded,
-    because its reservation is usually much more than its cost."""
+    """The cost of a call whose process died, and how the call ended. For a stream, it is the last
+    recorded cost. For a call without a stream, it is the whole reservation, because the answer may
+    have been generated. For a call without a bound, it is always the last recorded cost, because
+    the reservation is usually much more than the real cost."""
     if held.unbounded:
         return held.metered, "lost"
     return (held.metered, "expired") if held.stream else (held.reserved, "abandoned")
 
 
 def status(connection: Connection | None, totals: Totals, terms: Terms) -> ConnectionStatus:
-    """The status that the user may see. Reservations do not count."""
+    """The status that the user sees. Reservations are not included."""
     used = Usage(monthly_usd=usd(totals.billed))
     if connection is None or not connection.connected:
         return ConnectionStatus(connected=False, usage=used, remaining_usd=usd(0))
@@ -346,10 +348,10 @@ def status(connection: Connection | None, totals: Totals, terms: Terms) -> Conne
 
 
 def in_flight_for(refusal: WattfareError, seconds: int | None) -> WattfareError:
-    """Add the age of the oldest call in flight to the message of this refusal.
+    """Add the age of the oldest call in flight to the message of this error.
 
     Args:
-        seconds: the age; None if no call is in flight any more.
+        seconds: the age; None if no call is in flight.
     """
     if seconds is not None:
         ran = "less than a second" if seconds < 1 else "1 second"
@@ -369,8 +371,8 @@ class _Budget(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        """Other users spend from this budget, too. Its remaining amount would show their spending,
-        so errors leave it out."""
+        """True if other users also spend from this budget. Errors do not show its remaining amount,
+        because this would show their spending."""
         return self.name in (_OF_APP, _OF_ALL)
 
     @property
@@ -395,15 +397,15 @@ def _shared_budgets(
 
 
 def refused_funding() -> WattfareError:
-    """The refusal of a call whose funding is not valid."""
+    """The error for a call whose funding is not valid."""
     return WattfareFundingError(
-        "The key that pays for this budget was refused by the model's provider. Its owner must "
-        "connect a new one."
+        "The model's provider has refused the key that pays for this budget. The payer must"
+        " connect a new key."
     )
 
 
 def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
-    """The amount that a call may reserve. Each of the budgets limits it."""
+    """The amount that a call may reserve, within all of these budgets."""
     free: int | None = None
     for cap, totals, _, _ in budgets:  # a plain loop, because every call runs it
         if cap is not None:
@@ -424,7 +426,7 @@ def _refusal(limits: list[_Budget], least: int, now: int) -> WattfareError:
     # If two budgets have the same amount left, the error names the first one: the user's own.
     spent = min(limits, key=lambda budget: budget.unspent)
     if least > spent.unspent:
-        # The call would not fit even without calls in flight, so waiting would not help.
+        # Even without calls in flight, the call would not fit, so waiting would not help.
         return _exceeded(spent, least, now)
     return _in_flight(min(limits, key=lambda budget: budget.free), least, now)
 

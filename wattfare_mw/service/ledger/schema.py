@@ -1,6 +1,6 @@
 """The tables of the ledger. Amounts are integers of nano-dollars. Secrets are stored as hashes.
 
-A change here needs a migration in ``migrations/versions``; a test holds the two together.
+A change here needs a migration in ``migrations/versions``. A test checks that both agree.
 
 ``sqlite_with_rowid=False`` stores the rows that each call writes inside the index of their primary
 key.
@@ -29,10 +29,10 @@ metadata = MetaData()
 
 #: The scope of the operator's totals for the calls of all apps.
 ALL_APPS = ""
-#: The ``expires_at`` of a revoked grant. Its calls in flight are cut off.
+#: The ``expires_at`` of a revoked grant, whose calls in flight are cut off.
 TAKEN_BACK = 0
 
-# SQLite numbers rows by itself only if the type of the column is its own INTEGER.
+# SQLite numbers rows automatically only if the type of the column is INTEGER.
 _COUNTER = BigInteger().with_variant(Integer, "sqlite")
 
 apps = Table(
@@ -81,8 +81,8 @@ connections = Table(
     sqlite_with_rowid=False,
 )
 
-# The connections of each payer, with those that have ended. ``connections`` has only the current
-# one of each user.
+# All connections of each payer, including those that have ended. ``connections`` has only the
+# current connection of each user.
 payer_connections = Table(
     "payer_connections",
     metadata,
@@ -97,8 +97,8 @@ payer_connections = Table(
     Index("payer_connections_by_user", "app_id", "user_id"),
 )
 
-# No foreign key to the apps, here and in the reservations: each row belongs to a connection, a
-# grant or a row of the ledger, which have one.
+# Totals and reservations have no foreign key to the apps, because each row belongs to a connection,
+# a grant or a row of the ledger, which have one.
 totals = Table(
     "totals",
     metadata,
@@ -144,9 +144,9 @@ grants = Table(
     Index("grants_by_payer", "payer_id"),
 )
 
-# The processes that hold calls, and the end of their leases. In PostgreSQL, it is in milliseconds
-# since 1970 by the clock of the database; in SQLite, in milliseconds since the named boot of the
-# machine.
+# The processes that hold calls, and the end of their leases in milliseconds. In PostgreSQL, this is
+# a time since 1970 by the clock of the database. In SQLite, it is a time since the machine's boot
+# with this id.
 holders = Table(
     "holders",
     metadata,
@@ -157,7 +157,7 @@ holders = Table(
 )
 
 # Calls in flight. Each belongs to a user or a grant, and to one process, its holder. If the holder
-# is gone, any process may settle it.
+# has died, any process may settle the call.
 reservations = Table(
     "reservations",
     metadata,
@@ -176,13 +176,13 @@ reservations = Table(
     Column("metered_nanos", BigInteger, nullable=False, server_default="0"),
     Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
     Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
-    # The provider's id of this stream. It can be asked for the cost by this id.
+    # The provider's id of this stream, with which the service can ask for its cost.
     Column("generation_id", String(128)),
-    # The cost has no bound, so the reservation is not an estimate of it.
+    # True if the cost has no bound, so that the reservation is not an estimate of the cost.
     Column("unbounded", Boolean, nullable=False, server_default=false()),
     Column("payer_id", String(64), nullable=False, server_default=""),
     Column("funding_id", String(64)),
-    # It counts towards the operator's ceilings.
+    # True if the call counts towards the operator's ceilings.
     Column("operator", Boolean, nullable=False, server_default=false()),
     CheckConstraint("(user_id IS NULL) <> (grant_hash IS NULL)", name="reservations_payer"),
     Index("reservations_by_holder", "holder"),
@@ -220,10 +220,10 @@ ledger = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("reserved_nanos", BigInteger, nullable=False),
     Column("billed_nanos", BigInteger, nullable=False),
-    Column("claimed_nanos", BigInteger),  # what the upstream says it cost; maybe more
+    Column("claimed_nanos", BigInteger),  # the cost that the upstream reports; it may be higher
     Column("ended", String(32), nullable=False),
     Column("request_id", String(128), nullable=False),
-    # The row that this one corrects. The billed amount is the difference, and may be negative.
+    # The row that this row corrects. The billed amount is the difference, and may be negative.
     Column("corrects", _COUNTER, ForeignKey("ledger.id"), unique=True),
     Column("payer_id", String(64), nullable=False, server_default=""),
     Column("funding_id", String(64)),
@@ -237,7 +237,7 @@ ledger = Table(
         sqlite_where=text("corrects IS NULL"),
         postgresql_where=text("corrects IS NULL"),
     ),
-    # The query has the same condition. A call without a payer does not write this index.
+    # The query has the same condition. Calls without a payer are not in this index.
     Index(
         "ledger_by_payer",
         "payer_id",

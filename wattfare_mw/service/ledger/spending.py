@@ -1,4 +1,4 @@
-"""The part of the ledger that one payer sees: their own connections, grants and calls.
+"""A payer's view of the ledger: their own connections, grants and calls.
 
 Each function runs inside the transaction of its connection.
 """
@@ -16,10 +16,12 @@ from sqlalchemy import Row, Select, and_, func, or_, select, text
 from . import rules, schema
 from .clock import seconds
 
-#: The position before a page of calls: the ``settled_at`` and the ``id`` of the last row before it.
+#: The position of a page of calls: the ``settled_at`` and the ``id`` of the last row before the
+#: page.
 Position = tuple[int, int]
 
-#: How many calls of a payer are searched for the calls of one connection, which have no index.
+#: How many calls of a payer are searched for the calls of one connection, because there is no index
+#: by connection.
 LOOKED_AT = 10_000
 #: How many rows of an export are in memory at a time.
 EXPORT_PAGE = 1000
@@ -30,12 +32,14 @@ class PayerConnection(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key: identifies the connection in a URL, without the app's id of the user.
-        cap: for each month; None for no cap.
-        ended_at: when it ended (Unix seconds); None while it lasts.
-        ended: why: ``revoked``, ``replaced`` by another payer, or ``removed`` with its funding.
-        billed: by calls that have ended.
-        reserved: by calls in flight.
-        funding_id: None if the operator's key pays, or the built-in model answers.
+        cap: the monthly cap; None for no cap.
+        ended_at: when the connection ended, in Unix seconds; None if it has not ended.
+        ended: why it ended: ``revoked``, ``replaced`` by another payer, or ``removed`` with its
+            funding.
+        billed: the amount billed for calls that have ended.
+        reserved: the amount reserved by calls in flight.
+        funding_id: the funding that pays; None if the operator's key pays, or if the built-in model
+            answers.
         funding: the label of the funding.
         funding_state: ``valid``, ``invalid`` or ``removed``.
     """
@@ -94,12 +98,12 @@ def key_of(app_id: str, user_id: str) -> str:
 def connections(
     sql: Sql, payer_id: str, now: datetime, *, ended: bool, limit: int, offset: int = 0
 ) -> list[PayerConnection]:
-    """This payer's connections: those in force, the newest first; or those that have ended, the
-    latest end first.
+    """This payer's connections: the active ones, newest first, or those that have ended, latest end
+    first.
 
     Args:
-        limit: the most rows.
-        offset: how many rows come before.
+        limit: the maximum number of rows.
+        offset: how many rows to skip.
     """
     table = schema.payer_connections
     has_ended = table.c.ended_at.is_not(None) if ended else table.c.ended_at.is_(None)
@@ -159,11 +163,11 @@ def calls(
     before: Position | None = None,
     account: tuple[str, str] | None = None,
 ) -> tuple[list[PayerCall], Position | None]:
-    """The calls that this payer paid for, the newest first; and the position of the next page, or
-    None if this is the last page.
+    """The calls that this payer paid for, newest first, and the position of the next page. The
+    position is None for the last page.
 
     Args:
-        limit: the most rows.
+        limit: the maximum number of rows.
         before: only the rows after this position.
         account: only the calls of this app id and user id. A page searches the next
             :data:`LOOKED_AT` calls of the payer, so it may have fewer rows than ``limit`` although
@@ -225,7 +229,7 @@ def export(sql: Sql, payer_id: str, after: Position) -> list[PayerCall]:
 _calls = select(schema.ledger, schema.apps.c.name).join(
     schema.apps, schema.apps.c.id == schema.ledger.c.app_id
 )
-# The index is partial: it has only the rows for which this text is true.
+# The index is partial: it has only the rows for which this condition is true.
 _INDEXED = text("ledger.payer_id <> ''")
 
 

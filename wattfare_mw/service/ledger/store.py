@@ -1,7 +1,7 @@
-"""The ledger as the rest of the service sees it: a few atomic decisions.
+"""The interface of the ledger for the rest of the service.
 
-A store is one process's access to the database. It holds the reservations that it makes while it
-renews its lease. After that, any process may settle them.
+A store is one process's access to the database. It holds the reservations that it makes, as long as
+it renews its lease. After that, any process may settle them.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ T = TypeVar("T")
 
 #: How long a process holds its reservations after its last renewal, in seconds.
 LEASE_SECONDS = 5.0
-#: How long an app's row is cached, in seconds. The service never changes it. If it is changed by
-#: hand, the service notices within this time.
+#: How long an app's row is cached, in seconds. A running service uses changes by a command, such as
+#: a revoked key, after at most this time.
 APP_SECONDS = 1.0
-#: The most apps in the cache.
+#: The maximum number of apps in the cache.
 MAX_APPS = 1000
 
 
@@ -64,7 +64,7 @@ class Store(ABC):
 
     async def app_by_id(self, app_id: str) -> App | None:
         """The app with this id."""
-        # Every call asks for its app. The cache saves it from waiting behind a commit.
+        # Each call needs its app. With the cache, the call does not wait behind a commit.
         now = time.monotonic()
         until, app = self._apps.get(app_id, (now, None))
         if now < until:
@@ -178,7 +178,7 @@ class Store(ABC):
         """Revoke a connection, if this payer pays (None: any payer). Returns False if there is
         none.
 
-        It is as fast as the statements of a call, because streams go on until it is done."""
+        This is as fast as the statements of a call, because streams continue until it is done."""
 
     async def revoke_grant(
         self, app_id: str, token_hash: str, *, payer_id: str | None = None
@@ -255,8 +255,9 @@ class Store(ABC):
     async def correct(
         self, reservation_id: str, account: Account, outcome: Outcome, terms: Terms
     ) -> int | None:
-        """Correct the bill of a call that another process has settled while this one seemed dead.
-        Returns what is billed in addition, or None if there is nothing to correct."""
+        """Correct the bill of a call that another process has settled, because this process seemed
+        dead. Returns the additional bill, in nano-dollars, or None if there is nothing to
+        correct."""
         return await self.transact(
             lambda sql: corrections.correct(
                 sql, reservation_id, account, outcome, terms, self._now(sql)
@@ -266,8 +267,9 @@ class Store(ABC):
     # -- leases
 
     async def renew(self, readings: Sequence[MeterReading] = ()) -> LeaseRenewal:
-        """Begin or extend this process's lease, which covers all its reservations, and record what
-        its streams have cost so far. If the lease has run out, the next call begins a new one."""
+        """Begin or extend this process's lease, which covers all its reservations, and record the
+        cost of its streams so far. If the lease has expired, the next renewal begins a new
+        lease."""
         fresh = self._holder is None
         holder = self._holder or secrets.token_hex(16)
         renewal = await self._renew(holder, readings, fresh=fresh)
@@ -300,7 +302,7 @@ class Store(ABC):
         return await self.transact(lambda sql: leases.take_over(sql, holder))
 
     async def _expire_leases(self) -> None:
-        # Committed before anything is settled. After that, the dead process cannot reserve or
+        # Commit this before anything is settled. After that, the dead process cannot reserve or
         # record anything.
         await self.transact(
             lambda sql: leases.expire_leases(sql, self._now(sql), self._lease_now(sql))
@@ -313,14 +315,17 @@ class Store(ABC):
         try:
             await self.transact(lambda sql: accounts.note_health(sql, self._now(sql)))
         except WattfareError as error:
-            message = "The service's database accepts no writes: it is gone, or its disk is full."
+            message = (
+                "The service's database does not accept writes. It is unavailable, or its"
+                " disk is full."
+            )
             raise not_available(message) from error.__cause__
 
     async def close(self) -> None:
         """Finish running jobs, end the lease, and close the database."""
         holder, self._holder = self._holder, None
         if holder is not None:
-            with suppress(WattfareError):  # the lease runs out by itself
+            with suppress(WattfareError):  # the lease will expire
                 await self.transact(lambda sql: leases.end_lease(sql, holder))
         await self._close()
 
@@ -352,7 +357,7 @@ class Store(ABC):
 
     @abstractmethod
     def _lease_now(self, sql: Sql) -> LeaseTime:
-        """The moment by the clock of the leases."""
+        """The time by the clock of the leases."""
 
     @abstractmethod
     async def _close(self) -> None: ...

@@ -83,8 +83,8 @@ def usage(sql: Sql, month: str, app: str | None = None) -> list[AppUsage]:
 
 
 def _sums(counts: Any) -> list[Any]:
-    """Calls, nano-dollars and tokens of the rows that count. A row that corrects another one is not
-    a separate call: only its amount counts."""
+    """The sums of calls, nano-dollars and tokens. If a row corrects another one, only its amount
+    counts, because it is not a separate call."""
     table = schema.ledger
     is_call = case((table.c.corrects.is_(None), 1), else_=0)
     return [

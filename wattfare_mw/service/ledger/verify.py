@@ -1,4 +1,4 @@
-"""Proves the ledger: compares every total with the sum of its rows. Changes nothing."""
+"""Verifies the ledger: compares each total with the sum of its rows. Changes nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import schema
 
 
 def verify(sql: Sql) -> list[str]:
-    """The totals that differ from the sum of their rows, and the corrections after which less than
-    nothing or more than the reservation is billed. One line each."""
+    """One line for each total that differs from the sum of its rows, and for each corrected bill
+    that is negative or above its reservation."""
     faults = _wrong_corrections(sql)
     by_user = ("app_id", "user_id", "payer_id", "month")
     billed = _sums(sql, schema.ledger, by_user, "billed_nanos")
@@ -34,8 +34,8 @@ def verify(sql: Sql) -> list[str]:
 
 
 def lost_calls(sql: Sql) -> list[str]:
-    """The calls without a bound whose process died. Their true cost is unknown. One line each,
-    except for calls whose bill was corrected later."""
+    """One line for each call without a bound whose process died, because its true cost is unknown.
+    Calls whose bill was corrected later are left out."""
     first, later = schema.ledger, schema.ledger.alias()
     rows = sql.execute(
         select(first)
@@ -44,9 +44,9 @@ def lost_calls(sql: Sql) -> list[str]:
         .order_by(first.c.id)
     )
     return [
-        f"call {row.reservation_id}: its process died. Billed what was recorded, "
-        f"{row.billed_nanos} of {row.reserved_nanos} held: model={row.model!r} "
-        f"request_id={row.request_id}"
+        f"call {row.reservation_id}: its process died. Billed the last recorded cost,"
+        f" {row.billed_nanos} of {row.reserved_nanos} held: model={row.model!r}"
+        f" request_id={row.request_id}"
         for row in rows
     ]
 
@@ -101,5 +101,8 @@ def _compare(
         kept = (row.billed_nanos, row.reserved_nanos) if row is not None else (0, 0)
         proved = (billed.get(key, 0), reserved.get(key, 0))
         if kept != proved:
-            faults.append(f"{kind} {key}: billed, reserved are {kept}, the rows say {proved}")
+            faults.append(
+                f"{kind} {key}: the totals (billed, reserved) are {kept}, but the rows"
+                f" add up to {proved}"
+            )
     return faults

@@ -1,7 +1,7 @@
-"""The models of an upstream and their prices, from its own list, which is refreshed regularly.
+"""The models of an upstream and their prices. They come from the upstream's own list, which is
+refreshed regularly.
 
-No call waits for a refresh, and none fails because of a failed refresh: the last list is valid for
-a day.
+A call does not wait for a refresh. If a refresh fails, the last list stays valid for a day.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ RETRY_SECONDS = 10
 
 
 class NoListError(Exception):
-    """The upstream gives no list of models, or none to this key."""
+    """The upstream has no list of models, or none for this key."""
 
 
 class _List(msgspec.Struct, frozen=True):
-    """A list of models. ``body``: as received; None if the upstream gives no list. Then any name
-    may be a model, and only published prices are known."""
+    """A list of models. ``body``: the list as received. None if the upstream has no list. Then any
+    name may be a model, and only published prices are known."""
 
     read_at: float
     body: bytes | None
@@ -44,7 +44,7 @@ class _List(msgspec.Struct, frozen=True):
     limits: dict[str, ModelLimits] = {}
 
     def find(self, models: Iterable[str]) -> Price | Unpriced | None:
-        """The price of the first of these names that the list has."""
+        """The price of the first of these names that is in the list."""
         names = (name for model in models for name in model_lists.names_of(model))
         return next(filter(None, map(self.prices.get, names)), None)
 
@@ -54,10 +54,10 @@ class Catalog:
 
     Args:
         fetch: returns the list as received; raises :class:`NoListError` if there is none.
-        base_url: the provider whose published prices count if the list has none.
-        own_prices: the operator's prices, which come before all others.
-        default_first: True if the operator's price for ``*`` comes before a published one, as for
-            an unknown upstream.
+        base_url: the provider's base URL. Its published prices are used if the list has no price.
+        own_prices: the operator's prices, which override all others.
+        default_first: True if the operator's price for ``*`` overrides a published price, as for an
+            unknown upstream.
         clock: seconds.
     """
 
@@ -102,10 +102,11 @@ class Catalog:
         """The price of this model; None if it has no fixed price.
 
         Args:
-            base: its name without a variant, which counts if ``model`` itself is unknown.
+            base: the name without a variant, which is used if ``model`` itself is unknown.
 
         Raises:
-            WattfareError: ``invalid_request``: there is no such model; ``upstream``.
+            WattfareError: ``invalid_request`` if there is no such model; ``upstream`` if the list
+                cannot be read.
         """
         names = (model,) if base in (None, model) else (model, base)
         own = next(filter(None, map(self._own.named, names)), None)
@@ -131,8 +132,8 @@ class Catalog:
 
     @property
     def fresh(self) -> object | None:
-        """The current list, by identity: a refreshed list is another object. None if there is no
-        list yet."""
+        """An object that identifies the current list. A refreshed list is another object. None if
+        there is no list yet."""
         known = self._list
         if known is None or self._clock() >= known.read_at + FRESH_SECONDS:
             return None
@@ -145,20 +146,20 @@ class Catalog:
         table = output_limits.known(model)
         if found is None:
             return table
-        # A list may have one of them only.
+        # A list may have only one of the two limits.
         return ModelLimits(found.output or table.output, found.context or table.context)
 
     async def _published_price(self, model: str, is_listed: bool) -> Price | None:
         if model in self._published:
             return self._published[model]
-        # In a thread, because the first look-up reads the table of prices for a second.
+        # In a thread, because the first lookup takes a second to read the table of prices.
         price = await asyncio.to_thread(published, model_lists.bare(model), self._base_url)
         if price is not None or is_listed:  # clients can invent any number of names
             self._published[model] = price
         return price
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop refreshing."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
@@ -198,7 +199,7 @@ class Catalog:
             return _List(self._clock(), body, prices, limits)
         except (NoListError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if self._list is not None and self._list.body is not None:
-                # A list that was there before is probably only missing for now.
+                # The upstream had a list before, so this is probably temporary.
                 raise upstream_answers.failed("The upstream gives no list of models.") from None
         log.warning("the upstream gives no list of models: published prices are used")
         return _List(self._clock(), None, {})

@@ -13,7 +13,7 @@ class Credential:
 
     Args:
         key: the key; None sends no key.
-        funding_id: the payer's funding that the key belongs to; None: the operator's key.
+        funding_id: the payer's funding with this key. None for the operator's key.
     """
 
     __slots__ = ("authorization", "funding_id", "redactor")
@@ -26,7 +26,7 @@ class Credential:
 
     @property
     def is_payers(self) -> bool:
-        """True for a payer's own key. If it is refused, the payer must act."""
+        """True for a payer's own key. If the upstream refuses it, the payer must act."""
         return self.funding_id is not None
 
     def __repr__(self) -> str:
@@ -40,15 +40,15 @@ class PayerKeys(Protocol):
         """The key of this funding.
 
         Args:
-            fresh: ask the database, even if the key is in memory.
+            fresh: True to read the database, even if the key is in memory.
 
         Raises:
-            WattfareFundingError: it was removed, or cannot be decrypted.
+            WattfareFundingError: the key was removed, or cannot be decrypted.
             WattfareError: 503; the database is unavailable.
         """
         ...
 
     async def refused(self, funding_id: str) -> None:
-        """Record that the upstream has refused this key. It pays for nothing until it is connected
+        """Record that the upstream has refused this key. It cannot pay until the payer connects it
         again."""
         ...

@@ -1,4 +1,5 @@
-"""Reads the PDF files of a request, each in a separate process with little memory and time."""
+"""Reads the PDF files of a request. Each is read in a separate process with limited memory and
+time."""
 
 from __future__ import annotations
 
@@ -17,19 +18,20 @@ from . import pdf_child
 
 #: How long a file may take, in seconds. It includes the start of the process.
 SECONDS = 15.0
-#: The most files at a time. Others wait.
+#: The maximum number of files to read at a time. Others wait.
 AT_ONCE = 2
 
 _threads = Threads(AT_ONCE)
 _CHILD = str(Path(pdf_child.__file__))
-#: The variables that the process inherits. Our environment has secrets.
+#: The only environment variables that the process inherits, because our environment has secrets.
 _NEEDED = ("SYSTEMROOT", "LD_LIBRARY_PATH")
 _MAX_OUTPUT = 64 * 2**10
 _decode = msgspec.json.Decoder(list[int] | int).decode
 
 
 async def read(found: Attachments) -> Attachments:
-    """The same attachments, with the pages of each document.
+    """Read the documents among these attachments. Returns the attachments with the pages of each
+    document.
 
     Raises:
         WattfareError: ``invalid_request``; one of them cannot be read, or has too many pages.

@@ -1,5 +1,5 @@
-"""The built-in model: repeats the last user message. A word is a token, so a test can compute the
-cost to the nano-dollar."""
+"""The built-in model. It repeats the last user message. A word is a token, so a test can compute
+the exact cost."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Echo:
     """The provider of ``wattfare/echo`` and ``wattfare/echo-slow``.
 
     Args:
-        default_max_tokens: the limit of a call that names none, in tokens.
-        hold: what a call holds if a field has no bound, in nano-dollars. Such a field has no effect
-            here, but an app can test how a held call behaves.
+        default_max_tokens: the token limit of a call that does not set one.
+        hold: the amount that a call holds if a field's cost has no bound, in nano-dollars. Such a
+            field has no effect on this model, but an app can test how a held call behaves.
     """
 
     keeps_records = False
@@ -44,7 +44,7 @@ class Echo:
         self._hold = hold
 
     async def models(self) -> bytes:
-        """Both, with their prices."""
+        """The list of both models, with their prices."""
         pricing = {"prompt": str(PRICE.rates.prompt), "completion": str(PRICE.rates.completion)}
         return encode(
             {
@@ -64,13 +64,14 @@ class Echo:
         )
 
     async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
-        """The words of the answer, and their exact price."""
+        """Prepare the answer, with its exact price."""
         if request.model not in MODELS:
             raise invalid_request(
-                f"There is no model {request.model!r} here: {' and '.join(MODELS)} are built in."
+                f"There is no model {request.model!r}. The built-in models are"
+                f" {' and '.join(MODELS)}."
             )
         if request.n != 1:
-            raise invalid_request("This model gives one answer for each call: `n` is 1.")
+            raise invalid_request("This model supports only one answer per call, so `n` must be 1.")
         if request.large:
             return await in_thread(self._job, request)
         return self._job(request)
@@ -83,7 +84,9 @@ class Echo:
             if message["role"] == "user"
         ]
         if not said:
-            raise invalid_request("This model repeats the last user message, and there is none.")
+            raise invalid_request(
+                "This model repeats the last user message, but `messages` has no user message."
+            )
         return EchoJob(
             request,
             words_of(said[-1]),
@@ -96,7 +99,7 @@ class Echo:
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
     ) -> int | None:
-        """There are no records."""
+        """Return None: this provider keeps no records."""
         return None
 
     async def close(self) -> None:
@@ -104,19 +107,20 @@ class Echo:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text. Each but the last has the space that follows it."""
+    """Split a text into words. Each word except the last keeps the white space after it."""
     words = text.split()
     return [f"{word} " for word in words[:-1]] + words[-1:]
 
 
 class EchoJob:
-    """One answer, a word a token.
+    """One answer. Each word is a token.
 
     Args:
-        words: the answer, each word with the white space around it.
-        prompt_tokens: how long the prompt is.
-        default_max_tokens: the limit of a call that names none, in tokens.
-        hold: what the call holds if it has a field whose cost has no bound, in nano-dollars.
+        words: the words of the answer, with the white space around them.
+        prompt_tokens: the tokens of the prompt.
+        default_max_tokens: the token limit of a call that does not set one.
+        hold: the amount that the call holds if it has a field whose cost has no bound, in
+            nano-dollars.
         pause: the time before each word, in seconds.
     """
 
@@ -138,7 +142,7 @@ class EchoJob:
         self._limit = min(most, len(words))
         self.detaches = not request.stream
         self._begun = False
-        self._said = 0  # the number of words
+        self._words_sent = 0  # the number of words
         self._request = request
         self._pause = pause
         self._about: dict[str, Any] = {
@@ -147,7 +151,7 @@ class EchoJob:
             "model": request.model,
         }
         self.meter = Meter(PRICE, prompt_tokens)
-        # The answer is known, so this is the exact cost.
+        # The answer is known in advance, so this is the exact cost.
         self.bounds = Bounds(
             PRICE.bound(prompt_tokens, min(least, self._limit)),
             PRICE.bound(prompt_tokens, self._limit),
@@ -156,11 +160,11 @@ class EchoJob:
             self.bounds = self.bounds.holding(hold)
 
     async def tighten(self) -> Bounds | None:
-        """The cost is known already."""
+        """Return None: the bounds are exact."""
         return None
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
-        """Start the answer, with as many words as this amount pays for."""
+        """Start the answer. Shorten it to the words that this amount pays for."""
         self.meter.granted = granted
         self.meter.sent = True
         limit = PRICE.pays_for(granted, self.meter.prompt_tokens, 1, self._limit)
@@ -172,8 +176,8 @@ class EchoJob:
         return "stop" if self._limit == len(self._words) else "length"
 
     async def body(self) -> bytes:
-        """The whole answer, after its last word."""
-        words = [await self._say() for _ in range(self._limit)]
+        """Return the whole answer, after the time for its last word."""
+        words = [await self._next_word() for _ in range(self._limit)]
         self._complete()
         message = {"role": "assistant", "content": "".join(words)}
         choice = {"index": 0, "message": message, "finish_reason": self._finish, "logprobs": None}
@@ -187,12 +191,12 @@ class EchoJob:
         )
 
     async def read_events(self) -> bytes:
-        """One word per chunk."""
+        """Return the next chunk, with one word."""
         if not self._begun:
             self._begun = True
             return self._chunk({"role": "assistant", "content": ""})
-        if self._said < self._limit:
-            return self._chunk({"content": await self._say()})
+        if self._words_sent < self._limit:
+            return self._chunk({"content": await self._next_word()})
         self._complete()
         last = self._chunk({}, finish=self._finish)
         if self._request.include_usage:
@@ -202,15 +206,15 @@ class EchoJob:
     async def close(self) -> None:
         """Do nothing: there are no connections."""
 
-    async def _say(self) -> str:
-        """The next word, counted as it is said."""
+    async def _next_word(self) -> str:
+        """Wait for the pause, and return the next word."""
         await self._pass_token()
-        word = self._words[self._said]
-        self._said += 1
-        return word.rstrip() if self._said == self._limit < len(self._words) else word
+        word = self._words[self._words_sent]
+        self._words_sent += 1
+        return word.rstrip() if self._words_sent == self._limit < len(self._words) else word
 
     async def _pass_token(self) -> None:
-        # A pause of zero still lets other tasks run.
+        # Even without a pause, let other tasks run.
         await asyncio.sleep(self._pause)
         self.meter.count()
 

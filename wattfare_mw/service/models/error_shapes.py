@@ -1,4 +1,4 @@
-"""Reads an upstream's error in any of the shapes that providers use. No I/O."""
+"""Reads an upstream's error in any provider's format. No I/O."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import msgspec
 
-#: How many errors may be nested in one another.
+#: The maximum depth of nested errors.
 _MOST_LEVELS = 8
-#: The most characters of a message.
+#: The maximum length of a message, in characters.
 _MOST_WORDS = 20_000
 #: A code is one word, such as ``context_length_exceeded``. A sentence is not a code.
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
@@ -41,17 +41,18 @@ _STATUS_OF_MINIMAX = {
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 
 
-class Said(msgspec.Struct, frozen=True, gc=False):
+class ParsedError(msgspec.Struct, frozen=True, gc=False):
     """The contents of an error.
 
     Attributes:
-        message: the message of the innermost error, which is the most exact.
-        code: its code, if that is one word.
-        status: the HTTP status that it names, if any.
-        names: all its codes, types and statuses that are words, in lower case.
-        flagged: it is OpenRouter's refusal of a prompt by moderation.
-        quoted: it quotes the error of a provider behind the upstream, as OpenRouter does.
-        retry_after: when to try again, in seconds. Google says so in the error and not in a header.
+        message: the message of the innermost error, which is the most specific one.
+        code: the code of the innermost error, if the code is one word.
+        status: the HTTP status in the error, if there is one.
+        names: all codes, types and statuses in the error that are words, in lower case.
+        flagged: True if OpenRouter's moderation has refused the prompt.
+        quoted: True if the upstream quotes the error of a provider behind it, as OpenRouter does.
+        retry_after: how long to wait before a retry, in seconds. Google sends it in the error
+            instead of a header.
     """
 
     message: str | None = None
@@ -63,29 +64,29 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     retry_after: float | None = None
 
 
-def in_error(answer: object) -> Said:
+def in_error(answer: object) -> ParsedError:
     """Read the body of an HTTP error, which may have any shape and need not be JSON."""
-    return _said(answer)
+    return _parsed(answer)
 
 
-def in_success(answer: object) -> Said | None:
+def in_success(answer: object) -> ParsedError | None:
     """Read the error in an answer or an event with status 200; None if it is not an error."""
     if isinstance(answer, dict):
         fields = cast("dict[str, Any]", answer)
         if fields.get("error") or fields.get("object") == "error" or _is_flat(fields):
-            return _said(fields)
+            return _parsed(fields)
         groq = fields.get("x_groq")
         if isinstance(groq, dict) and cast("dict[str, Any]", groq).get("error"):
-            return _said(cast("object", groq))
-        return _said(fields) if _failed_at_minimax(fields) else None
-    if isinstance(answer, list) and answer:  # Google's
+            return _parsed(cast("object", groq))
+        return _parsed(fields) if _failed_at_minimax(fields) else None
+    if isinstance(answer, list) and answer:  # Google sends a list
         first = cast("list[object]", answer)[0]
         return in_success(cast("object", first)) if isinstance(first, dict) else None
     return None
 
 
 def _is_flat(fields: dict[str, Any]) -> bool:
-    """True if it is an error in another shape than OpenAI's. An object with choices is not an
+    """True if this is an error in another format than OpenAI's. An object with choices is not an
     error."""
     if not _OF_ANSWERS.isdisjoint(fields):
         return False
@@ -105,12 +106,12 @@ def _failed_at_minimax(fields: dict[str, Any]) -> bool:
     return isinstance(status, dict) and bool(cast("dict[str, Any]", status).get("status_code"))
 
 
-def _said(answer: object) -> Said:
+def _parsed(answer: object) -> ParsedError:
     message = code = status = None
     names: set[str] = set()
     flagged = quoted = False
     retry_after: float | None = None
-    # From the outside in, so that the innermost error comes last.
+    # From the outermost to the innermost error, so that the innermost one is used.
     for fields in _levels(answer, _MOST_LEVELS):
         if isinstance(fields, str):
             message = fields
@@ -125,7 +126,7 @@ def _said(answer: object) -> Said:
         code = _code(fields) or code
         retry_after = _retry_after(fields) or retry_after
         names.update(_names(fields))
-    return Said(
+    return ParsedError(
         message and message[:_MOST_WORDS],
         code,
         status,
@@ -137,7 +138,7 @@ def _said(answer: object) -> Said:
 
 
 def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
-    """The errors in this value, each nested in the one before."""
+    """Iterate over the errors in this value, from the outermost to the innermost."""
     if depth == 0:
         return
     if isinstance(value, str):
@@ -151,7 +152,7 @@ def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
         for name in _WRAPPERS:
             inner: object = fields.get(name)
             if isinstance(inner, str) and _message(fields) is not None:
-                continue  # such as "Bad Request", next to a message that says more
+                continue  # such as "Bad Request", next to a more specific message
             if inner:
                 yield from _levels(inner, depth - 1)
                 return
@@ -225,7 +226,7 @@ def _names(fields: dict[str, Any]) -> Iterator[str]:
 
 
 def _details(fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """Google's."""
+    """Google's details of an error."""
     details = fields.get("details")
     items = cast("list[object]", details)[:10] if isinstance(details, list) else []
     return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]

@@ -1,5 +1,5 @@
-"""Reads OpenRouter's records of generations. They have the cost of a stream even if it was not read
-to its end. No I/O."""
+"""Reads OpenRouter's records of generations. A record has the cost of a stream, even if the stream
+was not read to its end. No I/O."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def id_of(chunk: bytes) -> str | None:
 
 
 def id_in(headers: Mapping[str, str]) -> str | None:
-    """The id of the generation in these headers of an answer, or None. They come before the first
-    chunk."""
+    """The id of the generation in the headers of an answer, or None. The headers come before the
+    first chunk."""
     name = headers.get(_HEADER, "").strip()
     return name if _ID.fullmatch(name) else None
 
@@ -49,12 +49,12 @@ def path(generation_id: str) -> str:
 
 
 def cost(record: bytes) -> int | None:
-    """The cost of the generation in this record (JSON), in nano-dollars; None if it has no valid
-    cost.
+    """The cost of the generation in this record (JSON), in nano-dollars. None if the record has no
+    valid cost.
 
-    ``total_cost`` is what OpenRouter charged. With the operator's own key at a provider
-    (``is_byok``), the provider charges ``upstream_inference_cost`` on top. OpenRouter fills this
-    field for other generations, too, and there it is a part of ``total_cost``.
+    ``total_cost`` is the amount that OpenRouter charged. With the operator's own key at a provider
+    (``is_byok``), the provider charges ``upstream_inference_cost`` in addition. OpenRouter also
+    fills this field for other generations, but there ``total_cost`` includes it.
     """
     try:
         answer = upstream_answers.decode(record)

@@ -1,8 +1,8 @@
-"""Reads what an upstream's refusal says about the limit of a call: that it wants the other name, or
-that the limit is too high. No I/O.
+"""Reads an upstream's refusal of a call's token limit. The upstream may want another name for the
+limit, or a lower limit. No I/O.
 
-Each provider and gateway has its own words, and many quote another's. So the whole error is read as
-text. A wrong guess costs one more refused call, and changes no bill.
+Each provider and gateway has its own wording, and many quote another one. So the whole error is
+read as text. A wrong guess causes one more refused call, but does not change a bill.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import msgspec
 from ..chat.request import FLOOR_TOKENS
 from .provider_facts import LimitName
 
-#: The statuses of a refusal. Some gateways answer with their own when their upstream refuses.
+#: The statuses of a refusal. Some gateways send their own status when their upstream refuses.
 STATUSES = frozenset({400, 404, 405, 409, 413, 422, 500, 501, 502})
-#: How much of an error is read, in bytes.
+#: The maximum number of bytes of an error to read.
 MAX_READ = 4000
 
 _OTHER: dict[str, LimitName] = {
@@ -76,13 +76,12 @@ _BELOW = re.compile(r"(?:less|lower|smaller) than\s*[`'\"]?$|below\s*[`'\"]?$", 
 
 
 class LimitRefusal(msgspec.Struct, frozen=True):
-    """The action after a refusal.
+    """How to change the call after a refusal.
 
     Attributes:
         name: the name to use instead; None if the name was not the reason.
-        most: the highest limit that the upstream accepts, in tokens; None if the number was not the
-            reason.
-        for_this_prompt: True if ``most`` is what this prompt leaves of the context window.
+        most: the highest accepted limit, in tokens; None if the number was not the reason.
+        for_this_prompt: True if ``most`` is the rest of the context window after this prompt.
     """
 
     name: LimitName | None = None
@@ -96,12 +95,12 @@ OTHER_REASON = LimitRefusal()
 def read(
     status: int, body: bytes, *, names: tuple[str, ...], limit: int, model: str
 ) -> LimitRefusal:
-    """The action that this refusal asks for.
+    """Find out how to change the call after this refusal. None if it is not about the limit.
 
     Args:
-        names: the names under which the limit was sent.
+        names: the fields with which the limit was sent.
         limit: the limit that was sent, in tokens.
-        model: its name, which may contain numbers that are not a limit.
+        model: the model's name, because it may contain numbers that are not limits.
     """
     if status not in STATUSES:
         return OTHER_REASON
@@ -122,7 +121,7 @@ def _other_name(text: str, names: tuple[str, ...]) -> LimitName | None:
 
 
 def _maximum(text: str, limit: int) -> int | None:
-    """The maximum in the text: its highest number that is below the limit sent."""
+    """The maximum in the text. It is the highest number below the limit that was sent."""
     if _ABOUT_LIMIT.search(text) is None or _ABOUT_SIZE.search(text) is None:
         return None
     found = list(_NUMBER.finditer(text))

@@ -25,10 +25,10 @@ class Offer(msgspec.Struct, frozen=True):
     """A model that may answer.
 
     Attributes:
-        price: None if only the upstream can tell the cost.
-        variant: its parsed name.
-        family: how it counts images, files and audio.
-        limits: its limits, as far as a list or our table has them.
+        price: the price. None if only the upstream can report the cost.
+        variant: the parsed name.
+        family: the family, which has the token counts of images, files and audio.
+        limits: the token limits, if a list or our table has them.
     """
 
     price: Price | None
@@ -41,7 +41,7 @@ class Bound(msgspec.Struct, frozen=True):
     """The highest cost of a call if this model answers.
 
     Attributes:
-        prompt: its tokens at most.
+        prompt: the maximum tokens of the prompt.
         fees: costs other than tokens, in nano-dollars.
     """
 

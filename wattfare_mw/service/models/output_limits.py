@@ -1,9 +1,9 @@
-"""How much a model can generate, and the name of its limit. No I/O.
+"""The maximum output of models, and the names of the token limit. No I/O.
 
-The service adds a limit to each call that names none. A model refuses a limit that it cannot
-reach, so the limit must not be above the model's own maximum. That maximum comes from the
-upstream's list. If the list names none, it comes from the table here. If both are wrong, the
-upstream's refusal says so: see :mod:`.limit_refusals`.
+The service adds a token limit to each call that does not set one. A model refuses a limit above its
+own maximum. This maximum comes from the upstream's list or, if the list does not have it, from the
+table in this module. If the maximum is wrong, the upstream refuses the call, and the service reads
+the right one from the refusal: see :mod:`.limit_refusals`.
 """
 
 from __future__ import annotations

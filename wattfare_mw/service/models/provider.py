@@ -1,4 +1,4 @@
-"""The interface of a provider of answers: the built-in model, or an upstream."""
+"""The interface of a provider, which is the built-in model or an upstream."""
 
 from __future__ import annotations
 
@@ -11,82 +11,84 @@ from .credential import Credential
 
 
 class Job(Protocol):
-    """One call: its bounds before it starts, and its meter while it runs.
+    """One call. It has bounds before it starts, and a meter while it runs.
 
-    If it fails, :meth:`start`, :meth:`body` or :meth:`read_events` raises a WattfareError. The
-    meter tells whether anything was generated before.
+    If the call fails, :meth:`start`, :meth:`body` or :meth:`read_events` raises a WattfareError.
+    The meter shows whether the model generated anything before.
     """
 
     @property
     def bounds(self) -> Bounds:
-        """The bounds of its cost."""
+        """The bounds of the call's cost."""
         ...
 
     @property
     def meter(self) -> Meter:
-        """The meter of its cost."""
+        """The meter of the call's cost."""
         ...
 
     @property
     def detaches(self) -> bool:
-        """True if the call goes on without its client, because the provider charges for the whole
-        answer anyway."""
+        """True if the call continues after its client leaves, because the provider charges for the
+        whole answer anyway."""
         ...
 
     @property
     def generation_id(self) -> str | None:
-        """The provider's id of this stream, to ask for its cost. None if it is not known yet, or if
-        the provider keeps no records. At most 128 ASCII characters."""
+        """The provider's id of this stream, with which the service can ask for its cost. It has at
+        most 128 ASCII characters. None if it is not known yet, or if the provider keeps no
+        records."""
         ...
 
     @property
     def lowered(self) -> int | None:
-        """After the start: the limit, in tokens, if it is lower than the requested one."""
+        """After the start: the token limit, if it is lower than the requested limit. Otherwise
+        None."""
         ...
 
     async def tighten(self) -> Bounds | None:
-        """Closer bounds, which take longer to compute; None if there are none. Used if the first
-        bounds do not fit what is left."""
+        """Compute closer bounds, which takes longer. None if there are none. This is used if the
+        budget does not cover the first bounds."""
         ...
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
         """Send the call. Returns when the upstream has accepted it.
 
         Args:
-            granted: what it may cost, in nano-dollars, within its bounds. Less than ``most``
-                shortens the answer.
-            credential: the payer's key that pays; None: the operator's.
+            granted: the reserved amount, in nano-dollars. It is within the bounds. If it is less
+                than ``most``, the answer may be shortened.
+            credential: the payer's key that pays. None for the operator's key.
         """
         ...
 
     async def body(self) -> bytes:
-        """The whole answer, as JSON."""
+        """Read the whole answer, as JSON."""
         ...
 
     async def read_events(self) -> bytes:
-        """More whole events of the answer. The meter's ``complete`` becomes true with the last
-        events, and not before; nothing follows them."""
+        """Read the next complete events. With the last events, the meter's ``complete`` becomes
+        True."""
         ...
 
     async def close(self) -> None:
-        """Release everything at once. Safe to call at any time."""
+        """Release all resources at once. This can be called at any time."""
         ...
 
 
 class Provider(Protocol):
-    """The source of answers."""
+    """The provider of answers."""
 
     @property
     def keeps_records(self) -> bool:
-        """True if the provider can tell the cost of a stream that was not read to its end."""
+        """True if the provider can report the cost of a stream that was not read to its end."""
         ...
 
     async def models(self) -> bytes:
-        """The list of models, as OpenRouter shapes it (JSON)."""
+        """The list of models, in OpenRouter's JSON format."""
         ...
 
     async def prepare(self, request: ChatRequest, request_id: str) -> Job:
-        """The job for this request. Nothing is sent yet.
+        """Prepare the job for this request, without sending anything.
 
         Raises:
             WattfareError: ``invalid_request``; the model does not exist, or has no known price.
@@ -96,13 +98,13 @@ class Provider(Protocol):
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
     ) -> int | None:
-        """The cost of a generation, in nano-dollars; None if its record does not exist yet.
+        """Ask for the cost of a generation, in nano-dollars. None if its record does not exist yet.
 
         Args:
-            credential: the payer's key that paid; None: the operator's.
+            credential: the payer's key that paid. None for the operator's key.
 
         Raises:
-            WattfareError: the provider did not answer, or refused. It may answer later.
+            WattfareError: the provider did not answer, or refused to answer. It may answer later.
         """
         ...
 

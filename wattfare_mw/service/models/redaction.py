@@ -1,7 +1,7 @@
-"""Removes the key that was sent to an upstream from what the upstream says.
+"""Removes the upstream's key from the upstream's answers.
 
-An upstream may repeat the headers of a request in an error, in an unused field or in an answer.
-Browsers receive these texts, so the key is removed from all of them.
+An upstream may repeat a request's headers, with the key, in an error, in an unused field or in an
+answer. Browsers receive these texts, so the key is removed from all of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MASK = "…"
 RUN = 8
 #: The longest text that is searched, in characters. A longer text is cut first.
 MAX_TEXT = 20_000
-#: A shorter key may be a word in a model's answer: local servers take "ollama", "none" or "EMPTY".
-#: In an answer it is removed only behind "Bearer". In an error it is always removed.
+#: A shorter key may be an ordinary word: local servers accept "ollama", "none" or "EMPTY". In an
+#: answer, such a key is removed only after "Bearer". In an error, it is always removed.
 MIN_KEY_IN_ANSWER = 16
 #: The most occurrences in one answer that are searched for closely. If there are more, only the
 #: longest run of letters and digits of the key is removed.

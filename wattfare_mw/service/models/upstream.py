@@ -1,5 +1,5 @@
-"""An OpenAI-compatible API as the provider. It forwards bodies and answers unchanged, and meters
-them."""
+"""The provider for an OpenAI-compatible API. It forwards bodies and answers unchanged where
+possible, and meters them."""
 
 from __future__ import annotations
 
@@ -40,38 +40,39 @@ from .provider_facts import OTHER, LimitName, find_provider
 log = get_logger("wattfare_mw.service", show_messages=False)
 
 CONNECT_SECONDS = 10.0
-#: How long an upstream may send nothing, in seconds. A model that thinks can take minutes.
+#: How long to wait for data from the upstream, in seconds. A model that thinks can take minutes.
 IDLE_SECONDS = 600.0
-#: The most bytes of an error, and of the list of models.
+#: The maximum size of an error, and of the list of models, in bytes.
 MAX_ERROR_BYTES = 2**20
 MAX_LIST_BYTES = 16 * 2**20
-#: A block of events with more bytes, or more lines, is metered in a thread.
+#: A block of events with more bytes or more lines than these is metered in a thread.
 LARGE_BLOCK = 2**19
 MANY_LINES = 4000
 #: How many images are counted on the event loop. Each of the models that may answer counts them.
 MANY_IMAGES = 50
-#: The most comments in a row that are passed on. An upstream could send them forever.
+#: The maximum number of comments in a row that are passed on. Without a limit, an upstream could
+#: send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
-#: The same for its list of models and its records, and how long one of them may take in all.
+#: The limits for the list of models and for records, in seconds: for each wait, and in total.
 LIST_IDLE_SECONDS = 20.0
 LIST_SECONDS = 60.0
 #: How many models without a reported cost are remembered.
 MAX_WITHOUT_COST = 1000
-#: How often the service's own limit is lowered: to the model's maximum, and to the rest of its
-#: window after the prompt.
+#: How often the service lowers its own token limit for a call: to the model's maximum, and to the
+#: rest of the context window after the prompt.
 MAX_LOWERINGS = 2
 #: How many models are cached with their prices and families.
 MAX_OFFERS = 1000
 _LIST = "/models"
-#: The statuses of an upstream that does not have a path.
+#: The statuses of an upstream without this path.
 _NOTHING_THERE = frozenset({404, 405, 501})
 #: OpenRouter's saved settings, after or instead of a model's name, such as `@preset/mine`.
 PRESET = "@preset/"
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An answer other than 200. ``text``: its body; ``error``: its meaning."""
+    """An answer with another status than 200. ``text`` is its body, and ``error`` its meaning."""
 
     status: int
     text: bytes
@@ -86,20 +87,20 @@ class Upstream:
 
     Args:
         base_url: the URL before ``/chat/completions`` and ``/models``.
-        key: the operator's key, the bearer token of calls that no payer's key pays for.
+        key: the operator's key, for calls without a payer's key.
         metrics: counts calls that cost more than was reserved.
-        default_max_tokens: what a call is given that names no limit.
+        default_max_tokens: the token limit of a call that does not set one.
         allow_unpriced: allow models without a fixed price, although the upstream may not report the
             cost of each call.
-        hold: what a call without a bound holds, in nano-dollars. None refuses such calls, except
-            for those of ``allow_unpriced``, which hold all that is left of a budget.
+        hold: the amount that a call without a bound holds, in nano-dollars. None refuses such
+            calls, except for those of ``allow_unpriced``, which hold the rest of a budget.
         prices: the operator's own prices, as in ``Settings``.
         media: how models count images, files and audio, as in ``Settings``.
-        provider: the name of a row in :mod:`.provider_facts`; None: found by the URL.
-        max_answer_bytes: the most bytes of an answer that is not a stream.
-        on_hang_up: what to do with a stream whose client leaves. ``stop`` closes the connection;
-            ``finish`` reads the stream to its end, because the upstream goes on anyway. None
-            decides by the provider.
+        provider: the name of a row in :mod:`.provider_facts`. None finds the row by the URL.
+        max_answer_bytes: the maximum size of an answer that is not a stream, in bytes.
+        on_hang_up: what to do with a stream whose client leaves. ``stop`` closes the connection.
+            ``finish`` reads the stream to its end, because the upstream continues anyway. None
+            depends on the provider.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Upstream:
         return await self._catalog.unpriced()
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
-        """The call with its limit and its price."""
+        """Prepare the call, with its limit and its price."""
         models = [self._known(model) or await self._offer(model) for model in request.models]
         unbounded = (
             request.held
@@ -194,8 +195,8 @@ class Upstream:
             return await self._catalog.price(model, base)
         if self._hold is None:
             raise invalid_request(
-                f"`model` {model!r} is not allowed: a preset has fields that cannot be seen "
-                "from here."
+                f"`model` {model!r} is not allowed, because the service cannot see the fields of a"
+                " preset."
             )
         # The model before it counts if the preset names none.
         model = model.partition(PRESET)[0]
@@ -341,7 +342,7 @@ class Upstream:
 
     async def _get(self, path: str, most: int, credential: Credential | None = None) -> bytes:
         try:
-            # Not only between two bytes: an answer of a byte now and then would never end.
+            # Limit the total time, because an upstream could send a byte now and then forever.
             async with asyncio.timeout(LIST_SECONDS):
                 answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS, credential)
                 return await read_whole(answer, most)
@@ -370,7 +371,7 @@ def _is_large(block: bytes) -> bool:
     size = len(block)
     if size <= 2 * MANY_LINES:
         return False
-    # Each event takes time, however small it is.
+    # Count lines, because even a small event takes time.
     return size > LARGE_BLOCK or block.count(b"\n") + block.count(b"\r") > MANY_LINES
 
 
@@ -389,7 +390,8 @@ class UpstreamJob:
 
     Args:
         models: the models that may answer. The reservation is for the most expensive one.
-        hold: what it holds if its cost has no bound, in nano-dollars; None if it has a bound.
+        hold: the amount that the call holds if its cost has no bound, in nano-dollars; None if it
+            has a bound.
     """
 
     # The initial state of each job.
@@ -403,7 +405,7 @@ class UpstreamJob:
     _lowerings = 0
     _spent = _done = _tallied = _answered = False
     _last = b"{}"  # the last chunk that has choices
-    _told: int | None = None  # the cost that was sent to the client
+    _sent_cost: int | None = None  # the cost that was sent to the client
 
     def __init__(
         self,
@@ -444,8 +446,8 @@ class UpstreamJob:
             upstream.learned.name(request.model),
         )
         # The other costs of a held call come at its end, or are in a record.
-        told_at_end = hold is not None and not upstream.keeps_records
-        self.detaches = not request.stream or upstream.on_hang_up == "finish" or told_at_end
+        cost_at_end = hold is not None and not upstream.keeps_records
+        self.detaches = not request.stream or upstream.on_hang_up == "finish" or cost_at_end
         self._upstream = upstream
         self._credential = upstream.operator
         self._request = request
@@ -619,7 +621,7 @@ class UpstreamJob:
         """The events that are complete with the end of the body."""
         block = self._splitter.finish()
         for event in sse.events(block):
-            self._finishes.look(event.data)
+            self._finishes.record(event.data)
         if not self._body_ended and self._finishes.all_of(self._request.n):
             block += sse.write(sse.DONE)
         elif not block:
@@ -742,7 +744,7 @@ class UpstreamJob:
             self._last = data
             return data
         if read.may_end:
-            self._finishes.look(data)
+            self._finishes.record(data)
         self._answered = self._answered or read.choices
         if read.generated and self.meter.spent:
             self._spent = True
@@ -755,7 +757,7 @@ class UpstreamJob:
             return data
         if not self._request.include_usage:
             return data if read.choices else None  # the client did not ask for the usage
-        self._told = self.meter.billed
+        self._sent_cost = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
 
     def _is_named(self, generation_id: str | None) -> None:
@@ -778,7 +780,7 @@ class UpstreamJob:
 
     def _final_usage(self) -> bytes:
         """The event with the usage, if the client has asked for it and has not received it yet."""
-        if not self._request.include_usage or self._told == self.meter.billed:
+        if not self._request.include_usage or self._sent_cost == self.meter.billed:
             return b""
         return sse.write(upstream_answers.usage_chunk(self._last, self.meter))
 

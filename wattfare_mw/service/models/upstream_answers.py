@@ -75,13 +75,13 @@ def failure(
         credential: the key of the call. It is removed from the upstream's message.
     """
     try:
-        said = error_shapes.in_error(decode(body))
+        parsed = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
-        said = _NOTHING_SAID
+        parsed = _NOTHING_SAID
     retry_after = retry_after_in(headers)
     if retry_after is None:
-        retry_after = said.retry_after
-    return _failure(status, said, retry_after, credential)
+        retry_after = parsed.retry_after
+    return _failure(status, parsed, retry_after, credential)
 
 
 def is_no_list(status: int, failure: WattfareError) -> bool:
@@ -92,77 +92,77 @@ def is_no_list(status: int, failure: WattfareError) -> bool:
 
 
 def _failure(
-    status: int, said: error_shapes.Said, retry_after: float | None, credential: Credential
+    status: int, parsed: error_shapes.ParsedError, retry_after: float | None, credential: Credential
 ) -> WattfareError:
-    if _is_about_account(status, said):
+    if _is_about_account(status, parsed):
         # The message is about the account that pays, and may repeat the credential.
         if credential.is_payers:
-            return _payer_refused(status, said, retry_after)
-        return _account_refused(status, said)
+            return _payer_refused(status, parsed, retry_after)
+        return _account_refused(status, parsed)
     if status == 429:
         ours = "The upstream's rate limit is reached."
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
-    elif status == 403 and said.flagged:
+    elif status == 403 and parsed.flagged:
         failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
     elif 400 <= status < 500 and status != 408:
         failure = invalid_request(f"The upstream refused the request ({status}).")
     else:
         failure = failed(f"The upstream failed ({status}).")
         failure.retry_after = retry_after
-    return _quoting(said, credential, failure)
+    return _quoting(parsed, credential, failure)
 
 
 def _quoting(
-    said: error_shapes.Said, credential: Credential, failure: WattfareError
+    parsed: error_shapes.ParsedError, credential: Credential, failure: WattfareError
 ) -> WattfareError:
     """The error with the upstream's own message and code, if there are any. The log has our
     message."""
     redact = credential.redactor.text
-    if said.message is not None and (words := redact(said.message)[:MAX_MESSAGE]):
+    if parsed.message is not None and (words := redact(parsed.message)[:MAX_MESSAGE]):
         failure.quote(words)
-    if said.code is not None and redact(said.code) == said.code:
-        failure.upstream_code = said.code
+    if parsed.code is not None and redact(parsed.code) == parsed.code:
+        failure.upstream_code = parsed.code
     return failure
 
 
 def error_of(answer: object, credential: Credential) -> WattfareError | None:
     """The error in an answer or a chunk with status 200, or None."""
-    said = error_shapes.in_success(answer)
-    return None if said is None else _error_of(said, credential)
+    parsed = error_shapes.in_success(answer)
+    return None if parsed is None else _error_of(parsed, credential)
 
 
-def _error_of(said: error_shapes.Said, credential: Credential) -> WattfareError:
-    return _failure(_status_of(said), said, said.retry_after, credential)
+def _error_of(parsed: error_shapes.ParsedError, credential: Credential) -> WattfareError:
+    return _failure(_status_of(parsed), parsed, parsed.retry_after, credential)
 
 
-def _status_of(said: error_shapes.Said) -> int:
+def _status_of(parsed: error_shapes.ParsedError) -> int:
     """The status that fits an error."""
-    if said.status is not None:
-        return said.status
-    named = (_STATUS_BY_NAME[name] for name in said.names if name in _STATUS_BY_NAME)
+    if parsed.status is not None:
+        return parsed.status
+    named = (_STATUS_BY_NAME[name] for name in parsed.names if name in _STATUS_BY_NAME)
     return next(named, 502)
 
 
-def _is_about_account(status: int, said: error_shapes.Said) -> bool:
-    if said.flagged or said.names & _PROMPT_ERRORS:
+def _is_about_account(status: int, parsed: error_shapes.ParsedError) -> bool:
+    if parsed.flagged or parsed.names & _PROMPT_ERRORS:
         return False
-    if {status, said.status} & _ACCOUNT_STATUSES or said.names & _ACCOUNT_ERRORS:
+    if {status, parsed.status} & _ACCOUNT_STATUSES or parsed.names & _ACCOUNT_ERRORS:
         return True
-    return _says(said, _MONEY_WORDS) or _says(said, _KEY_WORDS)
+    return _has_words(parsed, _MONEY_WORDS) or _has_words(parsed, _KEY_WORDS)
 
 
-def _says(said: error_shapes.Said, words: re.Pattern[str]) -> bool:
-    return said.message is not None and words.search(said.message[:MAX_MESSAGE]) is not None
+def _has_words(parsed: error_shapes.ParsedError, words: re.Pattern[str]) -> bool:
+    return parsed.message is not None and words.search(parsed.message[:MAX_MESSAGE]) is not None
 
 
-def _account_refused(status: int, said: error_shapes.Said) -> AccountRefusedError:
+def _account_refused(status: int, parsed: error_shapes.ParsedError) -> AccountRefusedError:
     """The error, and a log line that tells the operator what to do. The line has only known names
     of errors, and no other words of the upstream."""
-    status = said.status or status
-    known = sorted(said.names & _ACCOUNT_ERRORS)
-    if _is_about_money(status, said):
+    status = parsed.status or status
+    known = sorted(parsed.names & _ACCOUNT_ERRORS)
+    if _is_about_money(status, parsed):
         advice = "Its credit or quota is used up: add credit, or raise the limit of the account."
-    elif status == 401 or known or _says(said, _KEY_WORDS):
+    elif status == 401 or known or _has_words(parsed, _KEY_WORDS):
         advice = "Check the operator's key: --upstream-key, or WATTFARE_UPSTREAM_KEY."
     else:
         advice = "Check what the operator's key and account are allowed to do."
@@ -177,13 +177,13 @@ def _account_refused(status: int, said: error_shapes.Said) -> AccountRefusedErro
 
 
 def _payer_refused(
-    status: int, said: error_shapes.Said, retry_after: float | None
+    status: int, parsed: error_shapes.ParsedError, retry_after: float | None
 ) -> WattfareError:
     """The error for a payer's own key or account. The message says what the payer can do."""
-    status = said.status or status
-    account_names = said.names & _ACCOUNT_ERRORS
-    is_key_limit = status != 401 and _says(said, _KEY_LIMIT_WORDS)
-    if is_key_limit or _is_about_money(status, said):
+    status = parsed.status or status
+    account_names = parsed.names & _ACCOUNT_ERRORS
+    is_key_limit = status != 401 and _has_words(parsed, _KEY_LIMIT_WORDS)
+    if is_key_limit or _is_about_money(status, parsed):
         if retry_after is not None and status in (402, 429):
             return WattfareRateLimitError(
                 "The model's provider takes no more calls from this account for now.",
@@ -198,20 +198,20 @@ def _payer_refused(
         )
         return WattfareBudgetExceededError(message, shortfall=Shortfall(limited_by=FUNDING))
     # The error of a provider behind OpenRouter is not about OpenRouter's key.
-    is_about_key = status == 401 or account_names & _KEY_REFUSALS or _says(said, _KEY_WORDS)
-    if is_about_key and not said.quoted:
+    is_about_key = status == 401 or account_names & _KEY_REFUSALS or _has_words(parsed, _KEY_WORDS)
+    if is_about_key and not parsed.quoted:
         return KeyRefusedError(
             "The model's provider refuses the key that pays. Connect the funding again."
         )
     return failed("The model's provider does not let the account that pays make this call.")
 
 
-def _is_about_money(status: int, said: error_shapes.Said) -> bool:
-    known = said.names & _ACCOUNT_ERRORS
-    return status == 402 or not known <= _KEY_ERRORS or _says(said, _MONEY_WORDS)
+def _is_about_money(status: int, parsed: error_shapes.ParsedError) -> bool:
+    known = parsed.names & _ACCOUNT_ERRORS
+    return status == 402 or not known <= _KEY_ERRORS or _has_words(parsed, _MONEY_WORDS)
 
 
-_NOTHING_SAID = error_shapes.Said()
+_NOTHING_SAID = error_shapes.ParsedError()
 #: Statuses about the account that pays: its key, its credit, its rights.
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 #: The names of errors about a key or its rights, as OpenAI, Anthropic and Google give them. They
@@ -312,7 +312,7 @@ class Finishes:
     def __init__(self) -> None:
         self._indexes: set[object] = set()
 
-    def look(self, data: bytes) -> None:
+    def record(self, data: bytes) -> None:
         """Record the choices that end with this chunk."""
         if _FINISH.search(data) is None:
             return
@@ -369,7 +369,7 @@ def read_completion(
     meter.generated = meter.complete = True
     if not strict:
         body = encode(fields)
-    elif _tells_cost(_fields(fields.get("usage")), meter):
+    elif _has_billed_cost(_fields(fields.get("usage")), meter):
         return credential.redactor.answer(body)  # nothing changes
     return credential.redactor.answer(with_cost(body, meter))
 
@@ -396,7 +396,7 @@ def with_cost(data: bytes, meter: Meter) -> bytes:
         usage = _fields(_decode(bytes(fields.get("usage", b"null"))))
     except ValueError:
         usage = {}
-    if _tells_cost(usage, meter):
+    if _has_billed_cost(usage, meter):
         return data
     counts = {"prompt_tokens": meter.prompt_tokens, "completion_tokens": meter.completion_tokens}
     if not any(_is_number(usage.get(name)) and usage[name] > 0 for name in counts):
@@ -425,7 +425,7 @@ def _is_number(value: object) -> TypeGuard[int | Decimal]:
     return isinstance(value, (int, Decimal)) and not isinstance(value, bool)
 
 
-def _tells_cost(usage: dict[str, Any], meter: Meter) -> bool:
+def _has_billed_cost(usage: dict[str, Any], meter: Meter) -> bool:
     """True if the cost in this usage is a number, and equal to the user's bill."""
     cost = usage.get("cost")
     if not _is_number(cost):
@@ -474,9 +474,9 @@ def _failure_of_all(choices: list[Any], credential: Credential) -> WattfareError
 
 
 def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError | None:
-    said = error_shapes.in_success(choice)
-    if said is not None:
-        return _error_of(said, credential)
+    parsed = error_shapes.in_success(choice)
+    if parsed is not None:
+        return _error_of(parsed, credential)
     reason = choice.get("finish_reason")
     if isinstance(reason, str) and reason in _FAILURES:
         return failed("The model's provider failed while it answered.")

@@ -71,7 +71,7 @@ async def show(request: Request) -> Response:
         await _note_presence(request, left=False)
     if sign_in is None or not sign_in.is_fresh():
         return _page(request, "approve_sign_in.html", seen)
-    cap = written(approvals.proposed_cap(seen.approval.wish, seen.own_cap))
+    cap = written(approvals.proposed_cap(seen.approval.requested, seen.own_cap))
     return await _ask(request, seen, cap, funding=seen.own_funding or "")
 
 
@@ -113,12 +113,12 @@ async def answer(request: Request) -> Response:
         )
 
     try:
-        cap = read_cap(form) if seen.approval.wish.kind == "connection" else None
+        cap = read_cap(form) if seen.approval.requested.kind == "connection" else None
     except WattfareError as error:
         return await ask_again(error=error.message)
     try:
         funding_id = await state.funding.chosen(sign_in.payer_id, given)
-        is_grant = seen.approval.wish.kind == "grant"
+        is_grant = seen.approval.requested.kind == "grant"
         if is_grant and not rules.allows_grants(funding_id, state.terms):
             raise invalid_request("This service does not pay for it. Choose another way to pay.")
     except WattfareError as error:
@@ -149,7 +149,7 @@ async def answer(request: Request) -> Response:
 def _return(approval: Approval, answer: dict[str, str]) -> Response:
     """Send the browser back to the app."""
     given = {return_urls.APPROVAL: approval.id, **answer}
-    return see_other(return_urls.with_answer(approval.wish.return_url, given))
+    return see_other(return_urls.with_answer(approval.requested.return_url, given))
 
 
 async def _see(request: Request, sign_in: SignIn | None, *, again: bool = False) -> _Seen:
@@ -174,16 +174,16 @@ async def _see(request: Request, sign_in: SignIn | None, *, again: bool = False)
         )
         if not answers_again:
             approvals.check_open(approval, seconds(now))
-        wish = approval.wish
+        requested = approval.requested
         current = (
             ""
-            if wish.user_id is None
-            else approval_store.current_payer(sql, wish.app_id, wish.user_id)
+            if requested.user_id is None
+            else approval_store.current_payer(sql, requested.app_id, requested.user_id)
         )
-        return approval, current, estimates.of_app(sql, wish.app_id)
+        return approval, current, estimates.of_app(sql, requested.app_id)
 
     approval, current, estimate = await state.store.at(look)
-    app = await state.store.app_by_id(approval.wish.app_id)
+    app = await state.store.app_by_id(approval.requested.app_id)
     if app is None:
         raise approvals.answered_before()  # the app is deleted
     if estimate is None and isinstance(state.provider, echo.Echo):
@@ -191,8 +191,8 @@ async def _see(request: Request, sign_in: SignIn | None, *, again: bool = False)
     other = current if current not in ("", payer_id) else None
     own_cap = own_funding = None
     is_connected = payer_id is not None and current == payer_id
-    if is_connected and approval.wish.user_id is not None:
-        connection, _ = await state.store.account(app.id, approval.wish.user_id)
+    if is_connected and approval.requested.user_id is not None:
+        connection, _ = await state.store.account(app.id, approval.requested.user_id)
         if connection is not None:
             own_cap, own_funding = connection.cap, connection.funding_id
     return _Seen(approval, app, other, is_connected, own_cap, own_funding, estimate)
@@ -215,7 +215,7 @@ async def _ask(
     if seen.estimate is not None and error is None and not unlimited:
         buys = seen.estimate.answers(read_cap({CAP: cap}) or 0)
     choices = await funding_choices(request, sign_in.payer_id, f"/approve/{seen.approval.id}")
-    if seen.approval.wish.kind == "grant" and not rules.allows_grants(
+    if seen.approval.requested.kind == "grant" and not rules.allows_grants(
         None, state_of(request).terms
     ):
         choices = msgspec.structs.replace(choices, operator=False)
@@ -236,7 +236,7 @@ def _confirm(request: Request, seen: _Seen, cap: int | None, funding: str) -> Re
     """The second page: without JavaScript, or if another person pays at present."""
     context = {
         "cap": written(cap),
-        "unlimited": seen.approval.wish.kind == "connection" and cap is None,
+        "unlimited": seen.approval.requested.kind == "connection" and cap is None,
         "funding": funding,
         "replace": _named(seen.approval, seen.other_payer),
     }
@@ -251,12 +251,12 @@ def _page(
     status: int = 200,
     leads_to: Sequence[str] = (),
 ) -> Response:
-    wish = seen.approval.wish
+    requested = seen.approval.requested
     terms = state_of(request).terms
     shared = {
         "id": seen.approval.id,
         "app": seen.app,
-        "wish": wish,
+        "requested": requested,
         "seen": seen,
         "ceiling": terms.ceiling if terms.operator_pays else None,
         "next": f"/approve/{seen.approval.id}",
@@ -268,7 +268,7 @@ def _page(
         template,
         {**shared, **(context or {})},
         status=status,
-        leads_to=[wish.origin, *leads_to],
+        leads_to=[requested.origin, *leads_to],
         in_popup=True,
     )
 
@@ -282,7 +282,7 @@ async def _over(request: Request, error: WattfareError) -> Response:
     )
     if approval is None:
         return error_page(request, error)
-    return error_page(request, error, ("Back to the app", approval.wish.origin))
+    return error_page(request, error, ("Back to the app", approval.requested.origin))
 
 
 def _named(approval: Approval, payer_id: str | None) -> str:

@@ -24,8 +24,8 @@ def read(request: Request, kind: str) -> str | None:
 
     Starlette strips all white space from a name. Another host such as ``https://blog.example.com``
     can set a cookie for ``example.com`` whose name begins with a no-break space. Browsers do not
-    see the prefix ``__Host-`` in it, so this code must not see it either. Our cookie has the
-    shortest path, so a second cookie of the same name is not ours.
+    recognize the prefix ``__Host-`` in it, so this code must not recognize it either. Our cookie
+    has the shortest path, so a second cookie with the same name is not ours.
     """
     name = name_of(kind, state_of(request).public_url)
     found: list[str] = []

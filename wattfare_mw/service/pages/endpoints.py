@@ -40,8 +40,8 @@ class SignInNeeded(Exception):  # noqa: N818 - a redirect, and no error
 
 
 def page_route(path: str, handler: Handler, methods: Sequence[str] = ("GET",)) -> Route:
-    """The route of a page. The handler gets a POST only if its form is ours. ``form_of(request)``
-    returns the fields."""
+    """Create the route of a page. A POST reaches the handler only if its form comes from our own
+    page. ``form_of(request)`` returns its fields."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -191,9 +191,10 @@ async def _respond(request: Request, handler: Handler) -> Response:
 
 
 def _at_public_host(request: Request) -> Response | None:
-    """A redirect to the same page on localhost, if the browser opened it by an IP address of this
-    machine, because passkeys need a name. Any other public URL has a proxy, which may itself
-    request 127.0.0.1, so a redirect could loop."""
+    """A redirect to the same page on localhost, because passkeys need a host name. It is only for a
+    browser that opened the page by an IP address of this machine. If the public URL is not on
+    localhost, there is no redirect: a proxy may request 127.0.0.1 itself, so a redirect could
+    loop."""
     public_url = state_of(request).public_url
     if request.method not in ("GET", "HEAD") or not is_local(urlsplit(public_url).hostname or ""):
         return None

@@ -24,7 +24,8 @@ from .rendering import page, see_other
 
 #: The cookie of a browser that was redirected to OpenRouter.
 COOKIE = "wattfare-openrouter"
-#: The cookie with the page to show after OpenRouter. A refused answer does not name a page.
+#: The cookie with the page to show after OpenRouter. It is used if OpenRouter's answer is refused,
+#: because that answer does not name a page.
 RETURN_COOKIE = "wattfare-openrouter-return"
 #: The form field for the choice of funding.
 FIELD = "funding"
@@ -38,12 +39,12 @@ _NOTICES = {
     "added": "You can pay with this from now on.",
     "no-limit": "You can pay with this from now on. OpenRouter gave the key no limit, or a higher "
     "one than you asked for. You can set one on the page of your keys at OpenRouter.",
-    "removed": "Its key was deleted here, and everything that it paid for has stopped.",
+    "removed": "The key was deleted here, and everything that it paid for has stopped.",
 }
 
 
 class FundingChoices(msgspec.Struct, frozen=True):
-    """The choices of a payer, for the template ``funding_choice.html``.
+    """The ways to pay that a payer can choose, for the templates.
 
     Attributes:
         mine: the payer's own funding. Invalid funding cannot be chosen.
@@ -85,7 +86,7 @@ class FundingChoices(msgspec.Struct, frozen=True):
 
 
 async def funding_choices(request: Request, payer_id: str, return_to: str) -> FundingChoices:
-    """The choices of this payer.
+    """The ways to pay that this payer can choose.
 
     Args:
         return_to: the path of the page with the choice.
@@ -193,7 +194,7 @@ async def remove(request: Request) -> Response:
 async def _overview(request: Request, *, error: WattfareError | None = None) -> Response:
     sign_in = require_sign_in(request)
     state = state_of(request)
-    given = _given(request)
+    given = _form_or_query(request)
     return_to = _given_return_to(request)
     offers = state.funding.offers
     context = {
@@ -232,13 +233,13 @@ def _added(return_to: str, lacks_limit: bool) -> Response:
     return see_other(return_to)
 
 
-def _given(request: Request) -> Any:
+def _form_or_query(request: Request) -> Any:
     """The fields of a form, or the parameters of a URL."""
     return form_of(request) if request.method == "POST" else request.query_params
 
 
 def _given_return_to(request: Request) -> str:
-    return _return_to(_given(request).get("return_to"))
+    return _return_to(_form_or_query(request).get("return_to"))
 
 
 def _return_to(path: str | None) -> str:

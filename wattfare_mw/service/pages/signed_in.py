@@ -1,4 +1,4 @@
-"""Which payer a browser is signed in as, as far as its cookie says."""
+"""Finds the payer who is signed in, from the cookie of a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 async def signed_in(request: Request) -> SignIn | None:
-    """The sign-in that the cookie of this request stands for; None if there is none."""
+    """The sign-in of this request's cookie; None if there is none."""
     token = cookies.read(request, cookies.SIGN_IN)
     if token is None or not _TOKEN.fullmatch(token):
         return None

@@ -35,7 +35,7 @@ class Visit:
 
 
 async def begin_visit(request: Request) -> Visit:
-    """Look at the cookies of this request, and keep the visit with it."""
+    """Create the visit of this request from its cookies, and store it with the request."""
     sign_in = await signed_in(request)
     if sign_in is not None:
         cookie = cookies.read(request, cookies.SIGN_IN)
@@ -48,5 +48,6 @@ async def begin_visit(request: Request) -> Visit:
 
 
 def visit_of(request: Request) -> Visit:
-    """The visit of :func:`begin_visit`. If that failed, one without a sign-in."""
+    """The visit that :func:`begin_visit` has created. If it has failed, a visit without a
+    sign-in."""
     return request.scope.get("wattfare.visit") or Visit()

@@ -1,1 +1,1 @@
-"""People who pay: their passkeys and sign-ins, what they approve, and what they pay with."""
+"""Payers: their passkeys, sign-ins, approvals and funding."""

@@ -20,7 +20,7 @@ from ..ledger import accounts, rules, schema
 from ..ledger.clock import seconds
 from ..records import GRANT_SECONDS, USERS_PAY, GrantBudget, Terms
 from . import approvals
-from .approvals import Approval, Decision, Wish
+from .approvals import Approval, ApprovalRequest, Decision
 
 #: How long an approval is kept after its end, in seconds, so that a late page gets the reason.
 KEPT_SECONDS = 3600
@@ -37,20 +37,20 @@ def add(sql: Sql, approval: Approval, now: int) -> None:
     """Store a new approval, and delete those that ended long ago."""
     table = schema.approvals
     sql.execute(delete(table).where(table.c.expires_at <= now - KEPT_SECONDS))
-    wish = approval.wish
+    requested = approval.requested
     sql.execute(
         insert(table).values(
             id=approval.id,
-            kind=wish.kind,
-            app_id=wish.app_id,
-            user_id=wish.user_id,
-            epoch=wish.epoch,
-            origin=wish.origin,
-            return_url=wish.return_url,
-            account_label=wish.account_label,
-            asked_nanos=wish.asked,
-            asked_unlimited=wish.kind == "connection" and wish.asked is None,
-            requests=wish.requests,
+            kind=requested.kind,
+            app_id=requested.app_id,
+            user_id=requested.user_id,
+            epoch=requested.epoch,
+            origin=requested.origin,
+            return_url=requested.return_url,
+            account_label=requested.account_label,
+            asked_nanos=requested.asked,
+            asked_unlimited=requested.kind == "connection" and requested.asked is None,
+            requests=requested.requests,
             secret_hash=approval.secret_hash,
             state=approval.state,
             unlimited=False,
@@ -104,12 +104,12 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
             "state": "approved",
             "payer_id": decision.payer_id,
             "cap_nanos": decision.cap,
-            "unlimited": approval.wish.kind == "connection" and decision.cap is None,
+            "unlimited": approval.requested.kind == "connection" and decision.cap is None,
             "funding_id": decision.funding_id,
             "replaces": decision.replaces,
             "decided_at": now,
         }
-    elif approval.wish.kind == "connection":
+    elif approval.requested.kind == "connection":
         cap = rules.least_of(approval.cap, decision.cap)
         changes |= {"cap_nanos": cap, "unlimited": cap is None}
     _change(sql, approval, changes)
@@ -178,26 +178,26 @@ def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
         WattfareError: ``invalid_request``, 409; the connection was revoked since the approval
             began, another person has connected, or the app is deleted.
     """
-    wish = approval.wish
-    assert wish.user_id is not None
+    requested = approval.requested
+    assert requested.user_id is not None
     assert approval.payer_id is not None
     # One at a time for each app: if two payers connect at once, the second must see the first.
-    accounts.lock_app(sql, wish.app_id, alone=True)
-    current = current_payer(sql, wish.app_id, wish.user_id)
+    accounts.lock_app(sql, requested.app_id, alone=True)
+    current = current_payer(sql, requested.app_id, requested.user_id)
     approvals.check_replacement(
         current if current not in ("", approval.payer_id) else None, approval.replaces
     )
     ceiling = terms.ceiling if rules.operator_pays(approval.funding_id, terms) else None
     if not accounts.connect(
         sql,
-        wish.app_id,
-        wish.user_id,
+        requested.app_id,
+        requested.user_id,
         rules.least_of(approval.cap, ceiling),
-        wish.epoch,
+        requested.epoch,
         now,
         payer_id=approval.payer_id,
         funding_id=approval.funding_id,
-        label=wish.account_label,
+        label=requested.account_label,
     ):
         raise approvals.revoked_since()
 
@@ -205,19 +205,19 @@ def connect(sql: Sql, approval: Approval, terms: Terms, now: datetime) -> None:
 def grant(sql: Sql, approval: Approval, token: str, terms: Terms, now: datetime) -> GrantResult:
     """Create the grant of an approval that has just been redeemed. Raises an error if the rules
     refuse the grant."""
-    wish = approval.wish
-    assert wish.requests is not None
-    cap = rules.grant_cap(wish.asked, USERS_PAY if approval.funding_id else terms)
+    requested = approval.requested
+    assert requested.requests is not None
+    cap = rules.grant_cap(requested.asked, USERS_PAY if approval.funding_id else terms)
     expires_at = seconds(now) + GRANT_SECONDS
     budget = GrantBudget(
-        wish.requests,
+        requested.requests,
         cap,
         expires_at,
         payer_id=approval.payer_id or "",
         funding_id=approval.funding_id,
     )
-    accounts.add_grant(sql, wish.app_id, keys.digest(token), budget, terms, seconds(now))
-    return GrantResult(token, expires_at, wish.requests)
+    accounts.add_grant(sql, requested.app_id, keys.digest(token), budget, terms, seconds(now))
+    return GrantResult(token, expires_at, requested.requests)
 
 
 def _change(sql: Sql, approval: Approval, changes: dict[str, Any]) -> None:
@@ -228,7 +228,7 @@ def _change(sql: Sql, approval: Approval, changes: dict[str, Any]) -> None:
 def _read(row: Row[Any]) -> Approval:
     return Approval(
         id=row.id,
-        wish=Wish(
+        requested=ApprovalRequest(
             kind=row.kind,
             app_id=row.app_id,
             user_id=row.user_id,

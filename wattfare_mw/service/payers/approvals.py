@@ -1,11 +1,11 @@
-"""Approval requests: an app asks a person for a budget, and the person allows or denies it.
+"""Approvals. An app asks a person for a budget, and the person allows or denies it.
 
-Pure functions over immutable values. :mod:`.approval_store` carries them out in SQL.
+This module has pure functions over immutable values. :mod:`.approval_store` applies them in SQL.
 
 An approval is ``pending`` until a person allows or denies it. Once it is allowed, a one-time code
 goes to the app in that person's browser. Nothing is connected until the app's own page redeems the
 approval: with the code, with the secret that only this page has, and for the same user of the same
-app. So an attacker gains nothing by mailing a link to their own approval: the code reaches the
+app. So an attacker gains nothing by mailing a link to their own approval. The code would reach the
 browser of the person who clicked, but the secret and the session are in the attacker's browser.
 """
 
@@ -23,7 +23,7 @@ from .. import keys
 #: The maximum time from the creation of an approval until it is redeemed, in seconds.
 APPROVAL_SECONDS = 600
 #: The cap that the page proposes if the app asks for none: 10 USD, in nano-dollars.
-DEFAULT_WISH = 10 * 10**9
+DEFAULT_CAP = 10 * 10**9
 #: The lengths of an id, a secret and a code, in bytes.
 _RANDOM_BYTES = 24
 
@@ -31,7 +31,7 @@ Kind = Literal["connection", "grant"]
 State = Literal["pending", "approved", "denied", "redeemed"]
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The request of an app.
 
     Attributes:
@@ -41,7 +41,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         origin: the origin of the app's page.
         return_url: the page to which the browser returns.
         account_label: the name of the user's account at the app.
-        asked: the cap, in nano-dollars; None if the app asks for none.
+        asked: the requested cap, in nano-dollars; None if the app does not ask for a cap.
         requests: the number of calls of a grant.
     """
 
@@ -60,13 +60,13 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """An approval request and its state.
 
     Attributes:
-        replaces: another payer, whose connection ends when this approval is redeemed. The person
-            who allowed it has agreed to this. None if there is no such payer.
+        replaces: another payer whose connection ends when this approval is redeemed, with the
+            consent of the person who allowed it. None if there is no such payer.
         left: True if the person has closed the page.
     """
 
     id: str
-    wish: Wish
+    requested: ApprovalRequest
     secret_hash: str
     state: State
     created_at: int
@@ -103,11 +103,11 @@ def new_secret() -> str:
     return secrets.token_urlsafe(_RANDOM_BYTES)
 
 
-def begin(wish: Wish, secret: str, now: int) -> Approval:
+def begin(requested: ApprovalRequest, secret: str, now: int) -> Approval:
     """A new approval."""
     return Approval(
         id=new_secret(),
-        wish=wish,
+        requested=requested,
         secret_hash=keys.digest(secret),
         state="pending",
         created_at=now,
@@ -120,11 +120,11 @@ def is_over(approval: Approval, now: int) -> bool:
     return now >= approval.expires_at
 
 
-def proposed_cap(wish: Wish, current: int | None) -> int:
+def proposed_cap(requested: ApprovalRequest, current: int | None) -> int:
     """The initial value of the cap field, in nano-dollars: the app's request, or the same payer's
     present cap if that is higher."""
-    wished = DEFAULT_WISH if wish.asked is None else wish.asked
-    return wished if current is None else max(wished, current)
+    proposed = DEFAULT_CAP if requested.asked is None else requested.asked
+    return proposed if current is None else max(proposed, current)
 
 
 def check_open(approval: Approval, now: int) -> None:
@@ -180,8 +180,8 @@ def check_owner(
     if (
         approval is None
         or not hmac.compare_digest(approval.secret_hash, keys.digest(secret))
-        or (approval.wish.kind, approval.wish.app_id) != (kind, app_id)
-        or approval.wish.user_id != user_id
+        or (approval.requested.kind, approval.requested.app_id) != (kind, app_id)
+        or approval.requested.user_id != user_id
         or not _of_its_page(approval, origin)
     ):
         raise _not_yours()
@@ -195,7 +195,7 @@ def check_redeemable(approval: Approval, code: str, now: int) -> None:
         WattfareError: ``invalid_request``; 409 for the state, 403 for the code.
     """
     if is_over(approval, now):
-        raise _state("This approval has expired: it takes at most ten minutes.")
+        raise _state("This approval has expired, because it was not redeemed within ten minutes.")
     if approval.state == "pending":
         raise _state("This approval has not been answered yet.")
     if approval.state == "denied":
@@ -226,8 +226,8 @@ def _of_its_page(approval: Approval, origin: str | None) -> bool:
     if (
         origin is None
     ):  # not a browser: a session token is enough, because only the app can create it
-        return approval.wish.kind == "connection"
-    return approval.wish.origin == origin
+        return approval.requested.kind == "connection"
+    return approval.requested.origin == origin
 
 
 def _state(message: str) -> WattfareError:

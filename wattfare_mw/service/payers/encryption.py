@@ -103,7 +103,7 @@ def read_keys(text: str) -> tuple[SecretBytes, ...]:
     """The encryption keys in a comma-separated text.
 
     Raises:
-        WattfareError: ``invalid_request``; one of them is no such key.
+        WattfareError: ``invalid_request``; one of them is not a valid key.
     """
     text = hidden(text)
     keys: list[SecretBytes] = []
@@ -120,7 +120,7 @@ def keys_from_environment() -> tuple[SecretBytes, ...] | None:
     """The keys in ``WATTFARE_ENCRYPTION_KEY``; None if it is not set, or empty.
 
     Raises:
-        WattfareError: ``invalid_request``; one of them is no such key.
+        WattfareError: ``invalid_request``; one of them is not a valid key.
     """
     value = hidden(os.environ.get(ENCRYPTION_VARIABLE))
     return read_keys(value) if value else None

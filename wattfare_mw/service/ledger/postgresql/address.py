@@ -1,8 +1,9 @@
-"""Reads a database's URL, as hosting providers write it, into arguments for asyncpg.
+"""Converts a database's URL, in the form of hosting providers, to arguments for asyncpg.
 
-Their URLs are for libpq. asyncpg knows some of the parameters. It treats any other as a setting of
-the server, which then refuses the connection. Here each parameter is passed on, replaced by
-something equal, or refused by name. The password is removed, so that no frame of asyncpg shows it.
+These URLs are for libpq. asyncpg supports only some of the parameters. It sends any other parameter
+as a setting to the server, which then refuses the connection. This module passes each parameter on,
+replaces it by an equivalent, or refuses it by name. It removes the password from the URL, so that
+the frames of asyncpg do not have it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 from ....errors import WattfareError, invalid_request
 from ....transport import Secret, hidden
 
-#: The schemes of such a URL. A driver may follow after a plus sign; it is ignored.
+#: The schemes of such a URL. A driver's name after a plus sign is ignored.
 SCHEMES = frozenset({"postgres", "postgresql"})
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
@@ -38,7 +39,7 @@ _SETTINGS = frozenset(
         "idle_in_transaction_session_timeout",
     }
 )
-#: Ignored: the defaults of the system are good enough.
+#: Ignored parameters, for which the defaults of the system are sufficient.
 _WITHOUT_EFFECT = frozenset(
     {
         *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
@@ -55,9 +56,9 @@ _ONLY = {
 }
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _MALFORMED = (
-    "The database's URL cannot be read: it is postgresql://user:password@host:port/database. In"
-    " the user and the password, percent-encode all but letters and digits (@ is %40, / is %2F,"
-    " # is %23)."
+    "The database's URL is invalid. It must have the form"
+    " postgresql://user:password@host:port/database. Percent-encode all characters of the user and"
+    " the password except letters and digits (@ is %40, / is %2F, # is %23)."
 )
 
 
@@ -69,8 +70,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         password: the password, or None.
         more: other arguments of :func:`asyncpg.connect`.
         connect_seconds: how long to wait for a connection, if the URL says so.
-        pooled: a pooler gives each transaction another session, so prepared statements do not last.
-        checks_certificate: the certificate is checked in place of a channel binding.
+        pooled: True if a pooler gives each transaction another session, so prepared statements
+            cannot be reused.
+        checks_certificate: True if the certificate is checked instead of a channel binding.
     """
 
     dsn: Secret
@@ -114,8 +116,8 @@ def read(url: str) -> Address:
     try:
         return _read(url)
     except WattfareError as error:
-        failure = error.with_traceback(None)  # its frames have the parts of the URL
-    except ValueError:  # its message repeats a part of the URL
+        failure = error.with_traceback(None)  # the frames have parts of the URL
+    except ValueError:  # the message has a part of the URL
         failure = invalid_request(_MALFORMED)
     raise failure
 
@@ -195,8 +197,9 @@ class _Parameters:
     def bind_channel(self) -> None:
         """Apply ``channel_binding`` after all parameters are read.
 
-        asyncpg has no channel binding. It proves that no third party is between the two ends.
-        Checking the certificate proves the same. A connection to the same machine does not need it.
+        asyncpg has no channel binding, which proves that there is no third party between the client
+        and the server. Checking the certificate proves the same. A connection to the same machine
+        does not need this.
         """
         if self._binding != "require" or self._local:
             return

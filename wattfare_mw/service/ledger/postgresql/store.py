@@ -1,8 +1,8 @@
 """The ledger in PostgreSQL, which many processes share.
 
-Each step of a call is one prepared statement, one round trip and one transaction: a function that
-the migrations create (``migrations/postgresql``). Everything else goes through SQLAlchemy, as with
-SQLite.
+Each step of a call is a SQL function, which takes one prepared statement, one round trip and one
+transaction. The migrations create these functions (``migrations/postgresql``). Everything else uses
+SQLAlchemy, as with SQLite.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from . import address
 
 try:
     asyncpg: Any = import_module("asyncpg")  # which has no types
-except ModuleNotFoundError:  # the error comes when a database is opened
+except ModuleNotFoundError:  # opening a database raises the error
     asyncpg = None
 
 T = TypeVar("T")
 
-#: The most connections of one process: for calls, and for everything else.
+#: The maximum number of connections of one process for calls, and for everything else.
 POOL_SIZE = 10
 SIDE_POOL_SIZE = 2
 #: How long to wait for a connection or an answer before the database counts as unavailable, in
-#: seconds. Well below the length of a lease.
+#: seconds. These times are well below the length of a lease.
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 2.5
 
@@ -86,14 +86,14 @@ _ACCOUNT = """
 
 
 async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = None) -> Store:
-    """Open the store over this database, whose tables must exist.
+    """Open the store of this database. Its tables must exist.
 
     Args:
         clock: replaces the clock of the database in tests.
 
     Raises:
-        WattfareError: ``invalid_request`` if it has another version (nothing is changed); 503 if it
-            cannot be reached.
+        WattfareError: ``invalid_request`` if the database has another version, and is not changed;
+            503 if it cannot be reached.
     """
     url = hidden(url)
     await run_once(url, migrate.check)
@@ -101,8 +101,8 @@ async def open_postgresql(url: str, *, clock: Callable[[], datetime] | None = No
 
 
 async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None = None) -> T:
-    """Run one job over a separate connection. The job begins its transactions itself, unless an
-    isolation is given."""
+    """Run one job with a separate connection. The job begins its own transactions, unless
+    ``isolation`` is set."""
     url = hidden(url)
     at = _address(url)
     engine = _engine(at, 1, connect_seconds=at.connect_seconds)
@@ -120,7 +120,7 @@ async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None =
 
 
 class PostgreSQLStore(Store):
-    """:class:`Store`, over two bounded pools of connections."""
+    """:class:`Store`, with two pools of connections of limited size."""
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
         super().__init__()
@@ -252,7 +252,8 @@ class PostgreSQLStore(Store):
         return await _to_its_end(carry_out())
 
     async def _ask_apart(self, query: str, *arguments: Any) -> Any:
-        """Run a query over a reserved connection, so that it never waits for a call to end."""
+        """Run a query with a reserved connection, so that it does not wait for the statements of
+        calls."""
 
         async def carry_out() -> Any:
             async with self._renewing:
@@ -273,7 +274,7 @@ class PostgreSQLStore(Store):
     async def _fetch(self, connection: Any, query: str, arguments: Sequence[Any]) -> Any:
         if not self._address.pooled:
             return await connection.fetchrow(query, *arguments)
-        # Within a transaction, a pooler keeps the session, and so its prepared statements.
+        # In a transaction, a pooler keeps the session, so its prepared statements work.
         async with connection.transaction():
             return await connection.fetchrow(query, *arguments)
 
@@ -307,8 +308,8 @@ class PostgreSQLStore(Store):
 
 
 async def _to_its_end(work: Any) -> Any:
-    """Run this to its end, even if the caller is cancelled. The cancellation is raised afterwards:
-    a reservation must not be settled before it is made."""
+    """Run this to its end, even if the caller is cancelled. The cancellation is raised afterwards.
+    Otherwise, a reservation could be settled before it exists."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -317,7 +318,7 @@ async def _to_its_end(work: Any) -> Any:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # its exception has been retrieved
+            task.exception()  # asyncio logs an exception that is never retrieved
         raise
     except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
         forget_frames(error)  # they hold the password
@@ -325,12 +326,13 @@ async def _to_its_end(work: Any) -> Any:
 
 
 async def _as_it_is(_connection: Any) -> None:
-    """Return a connection to the pool without a reset: a function call leaves no state, and
-    asyncpg's reset is another round trip."""
+    """Return a connection to the pool without a reset. A function call leaves no state, and
+    asyncpg's reset would be another round trip."""
 
 
 def _refusal(call: InferenceCall, terms: Terms, row: Any) -> WattfareError:
-    """The error that the rules raise for what the database found. They must refuse it, too."""
+    """The error that the rules raise for the state in the database. The rules must also refuse the
+    call."""
     totals = _totals(row, "o_billed", "o_reserved")
     operator = OperatorTotals(
         _totals(row, "o_app_billed", "o_app_reserved"),
@@ -398,7 +400,7 @@ def _engine(at: address.Address, size: int, *, connect_seconds: float | None = N
             raise
 
     def connection() -> Any:
-        # As SQLAlchemy does it for `async_creator`, which takes no other arguments.
+        # SQLAlchemy does the same for `async_creator`, which takes no other arguments.
         options: dict[str, Any] = {}
         if at.pooled:
             options = {
@@ -416,7 +418,7 @@ def _engine(at: address.Address, size: int, *, connect_seconds: float | None = N
         pool_pre_ping=True,
         hide_parameters=True,  # they have users' ids
     )
-    # The ledger has no JSON. Setting it up takes queries outside of a transaction.
+    # The ledger has no JSON columns. Setting up JSON would take queries outside of a transaction.
     dialect: Any = engine.dialect
     dialect.setup_asyncpg_json_codec = dialect.setup_asyncpg_jsonb_codec = _as_it_is
     return engine

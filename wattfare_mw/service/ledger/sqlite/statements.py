@@ -1,7 +1,9 @@
-"""The SQL of each call in SQLite: expressions of SQLAlchemy, compiled once to text for the driver.
+"""The SQL statements of each call in SQLite. They are written with SQLAlchemy, and compiled once to
+text for the driver.
 
-Every value is a parameter, because a literal would become a parameter without a value. The driver
-takes them by position, which is faster than by name; each statement lists their names in order.
+Each value is a parameter, because a literal would become a parameter without a value. The driver
+takes parameters by position, which is faster than by name. Each statement lists the names of its
+parameters in order.
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ SELECT_ACCOUNT = _text(
     "app_id",
     "user_id",
 )
-# No row if the process does not hold its calls any more.
+# This selects no row if the process no longer holds its calls.
 SELECT_PAYING_USER = _text(
     select(*_USER_COLUMNS)
     .select_from(
@@ -233,7 +235,7 @@ SETTLE_TOTALS = _text(
     "payer_id",
     "month",
 )
-# One row for the app, one for all apps.
+# One row is for the app, and one for all apps.
 SELECT_OPERATOR_TOTALS = _text(
     select(_operator.scope, _operator.billed_nanos, _operator.reserved_nanos).where(
         _operator.scope.in_((_THIS_APP, _ALL_APPS)), _operator.month == bindparam("month")

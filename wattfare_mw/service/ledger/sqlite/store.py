@@ -34,7 +34,8 @@ from .writer import Writer
 
 T = TypeVar("T")
 
-#: A disk with less free space than this counts as full, in bytes. One commit may need this much.
+#: A disk with less free space than this counts as full, in bytes, because one commit may need this
+#: much.
 MIN_FREE_BYTES = 2**16
 
 
@@ -61,16 +62,15 @@ class SQLiteStore(Store):
             self._writer = Writer(parsed)
         except DBAPIError as error:
             raise invalid_request(
-                f"The database {path} cannot be opened: "
-                f"{error.orig}. Check the file and its directory, or give another file: "
-                "--database sqlite:////path/to/wattfare.db"
+                f"The database {path} cannot be opened: {error.orig}. Check the file and its"
+                " directory, or use another file with --database sqlite:////path/to/wattfare.db"
             ) from None
 
     async def transact(self, job: Callable[[Sql], T]) -> T:
         return await self._run(lambda _: job(self._writer.sql), in_thread=True)
 
     async def check_writable(self) -> None:
-        # A write alone would not show it: it may still fit into the existing log file.
+        # A write does not always detect a full disk, because it may fit into the existing log file.
         if self._folder is not None and shutil.disk_usage(self._folder).free < MIN_FREE_BYTES:
             raise not_available("The disk of the service's database is full.")
         await super().check_writable()
@@ -112,7 +112,8 @@ class SQLiteStore(Store):
                 return transactions.begin_lease(cursor, holder, LEASE_SECONDS, now)
             return transactions.renew_lease(cursor, holder, readings, LEASE_SECONDS, now)
 
-        # Before all that wait. A second connection would have to wait for the same lock.
+        # The renewal runs before all waiting jobs. A second connection would have to wait for the
+        # same lock.
         return await self._run(renew, first=True)
 
     def _now(self, sql: Sql) -> datetime:

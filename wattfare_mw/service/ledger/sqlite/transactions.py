@@ -1,7 +1,7 @@
 """The transactions of each call, in SQLite.
 
-Each function reads, asks the rules and writes, through the driver itself, inside the transaction of
-its cursor. Totals change together with the rows that they sum up.
+Each function reads rows, applies the rules and writes, inside the transaction of its cursor. It
+uses the driver directly. Totals change in the same transaction as the rows that they sum up.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def settle(
 ) -> int | None:
     """End a reservation and bill its outcome, in the month of the reservation.
 
-    Returns what was billed, or None if this account does not have this reservation any more.
-    Settling twice changes nothing.
+    Returns the bill, in nano-dollars. Returns None, and changes nothing, if the reservation was
+    already settled.
     """
     this = (reservation_id,)
     app_id, user_id, grant_hash = account.app_id, account.user_id, account.grant_hash
@@ -179,8 +179,8 @@ def renew_lease(
     lease: float,
     lease_now: LeaseTime,
 ) -> LeaseRenewal:
-    """Extend a process's lease, and record what its streams have cost. A lease that has expired is
-    not extended, because another process may be settling its calls."""
+    """Extend a process's lease, and record the cost of its streams. An expired lease is not
+    extended, because another process may be settling its calls."""
     renewed = (lease_now.ms + round(lease * 1000), holder, *lease_now)
     if not cursor.execute(statements.UPDATE_LEASE, renewed).rowcount:
         return LeaseRenewal(held=False)

@@ -1,11 +1,11 @@
 """Serializes all writes to an SQLite database through one connection.
 
-SQLite has one writer at a time anyway. A decision is a few reads and writes in memory, which take
-less time than a switch to a thread and back, so they run on the event loop. Slow parts run in a
-thread: the commit, which waits for the disk; the begin, if another process holds the file; and jobs
-that are not part of every call.
+SQLite allows only one writer at a time. The jobs of a call are a few reads and writes in memory.
+They take less time than a switch to a thread and back, so they run on the event loop. Slow work
+runs in a thread: the commit, which waits for the disk; the begin, if another process has locked the
+file; and jobs that are not part of each call.
 
-Jobs that arrive during a commit share the next one, so one write to the disk serves many jobs.
+Jobs that arrive during a commit share the next commit, so one write to the disk serves many jobs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..migrate import migrate
 
 T = TypeVar("T")
 
-#: The most decisions that share a commit.
+#: The maximum number of jobs that share a commit.
 MAX_BATCH = 64
 #: How long to wait for another process, such as ``wattfare apps create``, in seconds.
 BUSY_SECONDS = 10
@@ -46,23 +46,23 @@ class _Result(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Work for the thread: end the transaction of a batch that the event loop has run, or run the
-    whole batch if its transaction has not begun."""
+    """Work for the thread: commit a batch of jobs that the event loop has run, or run the whole
+    batch if its transaction has not begun."""
 
     batch: list[_Job]
     results: list[_Result] | Exception | None = None
 
 
 class Writer:
-    """Runs functions over one connection, each in its own transaction. Use it from one event loop
-    at a time.
+    """Runs jobs with one connection. Each job behaves as if it had its own transaction. Use a
+    writer from one event loop at a time.
 
-    Functions receive a cursor of the driver. Code that uses SQLAlchemy takes :attr:`sql`, which is
-    the same connection and the same transaction.
+    A job receives a cursor of the driver. A job that uses SQLAlchemy uses :attr:`sql` instead,
+    which is the same connection and the same transaction.
 
     Raises:
         WattfareError: the database has another version.
-        sqlalchemy.exc.DBAPIError: it cannot be opened.
+        sqlalchemy.exc.DBAPIError: the database cannot be opened.
     """
 
     def __init__(self, url: URL) -> None:
@@ -77,7 +77,7 @@ class Writer:
         self._raw.execute("PRAGMA busy_timeout = 0")  # the thread waits instead
         self._cursor = self._raw.cursor()
         self._waiting: list[_Job] = []
-        # True if the thread has the connection, or if the loop is about to take it.
+        # True while the thread uses the connection, or if the event loop will use it next.
         self._busy = False
         self._closed = False
         self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
@@ -95,8 +95,8 @@ class Writer:
         cancelled.
 
         Args:
-            in_thread: the job takes long, or it uses :attr:`sql`.
-            first: the job runs before all that wait.
+            in_thread: True if the job is slow, or uses :attr:`sql`.
+            first: True to run the job before all waiting jobs.
         """
         if self._closed:
             raise RuntimeError("the ledger is closed")
@@ -105,7 +105,7 @@ class Writer:
         self._waiting.insert(0 if first else len(self._waiting), _Job(job, future, in_thread))
         if not self._busy:
             self._busy = True
-            # Soon, not now: jobs that are submitted in the meantime share the commit.
+            # Run soon instead of now, so that jobs submitted in the meantime share the commit.
             loop.call_soon(self._next)
         return future
 
@@ -156,16 +156,16 @@ class Writer:
             batch, results = step
             done = self._carry_out(batch) if results is None else self._end(batch, results)
             try:
-                # Once for all of them: waking the loop costs more than the answer.
+                # Wake the event loop once for the whole batch, because waking it is slow.
                 batch[0].future.get_loop().call_soon_threadsafe(self._deliver, done)
-            except RuntimeError:  # it is closed, so nothing waits any more
+            except RuntimeError:  # the event loop is closed, so the jobs have no waiting tasks
                 self._busy = False
 
     def _carry_out(self, batch: list[_Job]) -> list[_Result]:
         try:
             self._raw.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
             self._raw.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # another process holds it: fail all at once, not one by one
+        except sqlite3.Error as error:  # the file is locked: fail the whole batch
             return [_Result(job, None, error) for job in batch]
         finally:
             self._raw.execute("PRAGMA busy_timeout = 0")
@@ -174,7 +174,8 @@ class Writer:
     def _end(self, batch: list[_Job], results: list[_Result] | Exception) -> list[_Result]:
         if not isinstance(results, Exception):
             try:
-                # As a statement, because it fails if SQLite has rolled back by itself.
+                # A COMMIT statement fails if SQLite has rolled back by itself, but the driver's
+                # `commit()` does not.
                 self._raw.execute("COMMIT")
             except sqlite3.Error as error:
                 results = error
@@ -184,7 +185,7 @@ class Writer:
             self._raw.execute("ROLLBACK")
         if len(batch) == 1:
             return [_Result(batch[0], None, results)]
-        # One of the jobs failed, or the commit: run each in its own transaction.
+        # A job or the commit has failed, so run each job in its own transaction.
         return [answer for single in batch for answer in self._carry_out([single])]
 
     # -- on either side
@@ -200,12 +201,12 @@ class Writer:
         try:
             return _Result(job, job.work(self._cursor))
         except (DBAPIError, sqlite3.Error):
-            # SQLite may have rolled back by itself, as on a full disk: the jobs before are undone,
-            # too.
+            # SQLite may have rolled back by itself, as on a full disk. Then the previous jobs are
+            # undone, too.
             raise
         except Exception as error:
-            # A refusal comes before any write, so the others can be committed. A job that fails
-            # half-way must not be committed with them.
+            # A refused job has not written anything, so the other jobs can be committed. A job that
+            # has failed after a write must not be committed.
             if self._raw.total_changes != changes:
                 raise
             return _Result(job, None, error)
@@ -230,22 +231,22 @@ def _engine(url: URL) -> Any:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        # The driver begins no transaction by itself. The BEGIN is below.
+        # The driver must not begin transactions by itself. Our own BEGIN is below.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
-        # In pages, four times the default: a ledger writes all over its indexes, and a page that is
-        # written twice before a checkpoint is copied once.
+        # The number of pages is four times the default. The ledger writes many different pages of
+        # its indexes. If a page is written twice before a checkpoint, it is copied only once.
         cursor.execute("PRAGMA wal_autocheckpoint = 4000")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         raw = cast("sqlite3.Connection", connection.connection.driver_connection)
-        # Otherwise it would join the transaction of the former commit, because SQLAlchemy has not
-        # seen its end.
+        # Otherwise, SQLAlchemy would continue the previous transaction, because it has not seen its
+        # end.
         if not raw.in_transaction:
             raw.execute("BEGIN IMMEDIATE")
 

@@ -61,7 +61,10 @@ def app(tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> 
     with uvicorn_server(create_app(Settings(database=database, upstream=upstream.url))) as address:
         service = Service(f"http://{address[0]}:{address[1]}", database, process=None)  # type: ignore[arg-type]
         # Once it answers, its tables exist.
-        assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
+        assert (
+            httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context()).status_code
+            == 200
+        )
         with service.app() as app:
             app.connect()
             yield app

@@ -55,7 +55,7 @@ def test_chunk_that_cannot_end_the_stream_is_not_checked(
         return  # which ends the call
     if not read.may_end:
         finishes = upstream_answers.Finishes()
-        finishes.look(data)
+        finishes.record(data)
         assert not finishes.all_of(1)
 
 
