@@ -35,7 +35,7 @@ class AppFunction:
             return result
         if (threads := _gevent_threads()) is not None:
             # All greenlets share one thread, and a thread runs one event loop at a time.
-            return threads.spawn(copy_context().run, asyncio.run, _awaited(result)).get()
+            return threads.spawn(copy_context().run, _Outcome, result).get().get()
         if not _on_event_loop():
             return async_to_sync(_awaited)(result)
         # This is an async view of a sync framework. Its event loop is blocked until we return.
@@ -81,6 +81,30 @@ def _gevent_threads() -> Any:
 _GEVENT_POOL = "wattfare_threads"
 #: The maximum number of the app's async functions that run at once under gevent.
 GEVENT_THREADS = 40
+
+
+class _Outcome:
+    """What an async function did in one of gevent's threads. gevent copies an exception between its
+    threads, and hangs if its traceback is very long, as that of a RecursionError. It also prints
+    it."""
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        self._result: Any = None
+        self._failure: BaseException | None = None
+        try:
+            self._result = asyncio.run(_awaited(awaitable))
+        except BaseException as error:
+            self._failure = error
+
+    def get(self) -> Any:
+        """Return the result, or raise the exception."""
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return self._result
+        try:
+            raise failure
+        finally:
+            del failure  # break the cycle: its traceback has this frame
 
 
 async def _call_in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

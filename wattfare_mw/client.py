@@ -163,7 +163,7 @@ class _Client(Generic[TransportT, HTTPClientT, RunnerT]):
             secret_key = os.environ.get("WATTFARE_SECRET_KEY")
         secret_key = hidden(secret_key)
         if base_url is None:
-            base_url = os.environ.get("WATTFARE_BASE_URL") or calls.DEFAULT_BASE_URL
+            base_url = os.environ.get("WATTFARE_BASE_URL", "").strip() or calls.DEFAULT_BASE_URL
         if timeout is None:
             timeout = Timeout()
         elif not isinstance(timeout, Timeout):

@@ -27,12 +27,15 @@ _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _EXTREME = (b"e000", b"e-000", b"e+000", b"0" * 100)
 
 
-def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
+def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> int:
     """Refuse a body that is nested too deeply, has too many values, or has too long numbers. The
     decoder checks later whether the body is valid JSON.
 
     Args:
         max_elements: the maximum number of values.
+
+    Returns:
+        How many values it has; 0 if it is too small to be counted.
 
     Raises:
         WattfareError: ``invalid_request``.
@@ -40,7 +43,7 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
     openings = body.count(b"[") + body.count(b"{")
     large = len(body) > _SLICE
     if openings <= MAX_DEPTH and len(body) <= max_elements and not large:
-        return  # even if no bracket and no comma is in a string
+        return 0  # even if no bracket and no comma is in a string
     depth = elements = extreme = start = 0
     last = b""
     too_long = b"0" * (MAX_DIGITS + 1)
@@ -79,6 +82,7 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> None:
                     raise invalid_request("The body is not valid JSON.")
         if elements > max_elements:
             raise invalid_request(f"The body has more than {max_elements:,} values.")
+    return elements
 
 
 def _count_extreme(numbers: bytes) -> int:

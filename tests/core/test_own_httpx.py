@@ -178,7 +178,7 @@ async def test_one_failed_close_does_not_keep_others_open() -> None:
             if number == 2:
                 raise asyncio.CancelledError
 
-        return own_httpx.HTTPConnection(SimpleNamespace(aclose=aclose), None)
+        return own_httpx.HTTPConnection(SimpleNamespace(aclose=aclose), None, None)
 
     with pytest.raises(asyncio.CancelledError):
         await own_httpx._aclose(connection(number) for number in range(4))

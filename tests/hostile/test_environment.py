@@ -20,10 +20,10 @@ from support.service import bearer
 from support.wire import STATUS as CONNECTED
 from support.wire import Wire, json_answer, run_wire
 
-from wattfare_mw import WattfareError, WattfareMiddleware, WattfareNetworkError
+from wattfare_mw import Wattfare, WattfareError, WattfareMiddleware, WattfareNetworkError
 from wattfare_mw.service import create_keys
 from wattfare_mw.service.asgi import create_app
-from wattfare_mw.service.settings import Settings
+from wattfare_mw.service.settings import Settings, secret_from_environment
 from wattfare_mw.transport import environment
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -270,3 +270,11 @@ def test_service_names_the_cause_if_its_upstream_is_unreachable(
     assert answer.status_code == 500
     assert "SSL_CERT_FILE" not in answer.text
     assert "SSL_CERT_FILE" in caplog.text
+
+
+def test_white_space_around_variables_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATTFARE_BASE_URL", " http://127.0.0.1:9\r\n")
+    with Wattfare("sk_test_a_b") as wf:
+        assert wf.base_url == "http://127.0.0.1:9"
+    monkeypatch.setenv("WATTFARE_SERVICE_SECRET", "k" * 40 + "\n")
+    assert secret_from_environment() == b"k" * 40

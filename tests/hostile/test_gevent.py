@@ -74,3 +74,9 @@ def test_async_view_gets_its_user(url: str) -> None:
 def test_error_of_resolve_user_affects_only_its_request(url: str) -> None:
     answers = [httpx.get(url + STATUS, trust_env=False, verify=ssl_context()) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [401, 401]
+
+
+def test_recursion_of_resolve_user_is_answered(url: str) -> None:
+    """gevent itself cannot pass on an exception with such a long traceback."""
+    answer = httpx.get(url + STATUS, headers={"x-me": "endless"}, trust_env=False)
+    assert answer.status_code == 500

@@ -539,6 +539,23 @@ def test_every_option_has_a_variable() -> None:
     }
 
 
+def test_white_space_around_a_variable_is_ignored(tmp_path: Path) -> None:
+    """A line end in the URL of the database would name another file."""
+    database = f"sqlite:///{tmp_path / 'env.db'}"
+    env = {"WATTFARE_DATABASE": f"{database}\r\n", "WATTFARE_JSON": " true\n"}
+    assert invoke_cli("apps", "create", "a", "--new", env=env).exit_code == 0
+    assert [file.name for file in tmp_path.iterdir() if "env" in file.name] == ["env.db"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "DATABASE": f" {database}\n",
+            "HOST": "::1 \n",
+            "STOP_GRACE": " ",
+        }.items():
+            patch.setenv(f"WATTFARE_{name}", value)
+        params = cli.commands["serve"].make_context("serve", []).params
+    assert (params["database"], params["host"], params["stop_grace"]) == (database, "::1", 10.0)
+
+
 def test_variables_replace_options(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'env.db'}"
     env = {

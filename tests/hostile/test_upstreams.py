@@ -24,7 +24,7 @@ from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.asgi import create_app
-from wattfare_mw.service.models import catalog
+from wattfare_mw.service.models import catalog, upstream_answers
 from wattfare_mw.service.models import upstream as models_upstream
 from wattfare_mw.service.settings import Settings
 
@@ -166,6 +166,31 @@ def test_endless_interim_responses_end_the_call(
     app.connect("rich", monthlyUsd=1000)
     answer = app.chat("word " * (MB // 4), "rich", model="fake/model", max_tokens=5)
     assert answer.status_code == 502, answer.text
+
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 1}
+
+
+@pytest.mark.parametrize("place", ["choices", "usage", "more"])
+def test_decoded_values_are_limited(app: App, upstream: Upstream, place: str) -> None:
+    """While the decoder makes a million of them, no other thread can run."""
+    many = [0] * (upstream_answers.MAX_DECODED + 1)
+    fields: dict[str, Any] = {"choices": [{"message": many}], "usage": {"a": many}, "more": many}
+    answer = completion_of("x", **{"usage": USAGE, place: fields[place]})
+    upstream.script = lambda exchange: exchange.answer(answer)
+    refused = app.chat(model="fake/model", max_tokens=5)
+    assert refused.status_code == 502
+    assert "too many values" in refused.text
+
+
+def test_answer_with_many_log_probabilities_passes(app: App, upstream: Upstream) -> None:
+    token = {"token": "x", "logprob": -0.5, "bytes": [120]}
+    answer = completion_of("x", usage={**USAGE, "cost": 0.000007})
+    answer["choices"][0]["logprobs"] = {"content": [token] * (upstream_answers.MAX_DECODED // 4)}
+    upstream.script = lambda exchange: exchange.answer(answer)
+    passed = app.chat(model="fake/model", max_tokens=5)
+    assert passed.json() == answer
+    assert app.status()["usage"]["monthlyUsd"] == 0.000007
 
 
 async def test_slow_model_list_times_out(

@@ -14,6 +14,11 @@ app = flask.Flask(__name__)
 at_once = {"now": 0, "most": 0}
 
 
+def nested(user: str) -> str:
+    """Raises a RecursionError."""
+    return nested(user)
+
+
 async def resolve_user(request: flask.Request) -> str | None:
     """Returns the user that the request names, after waits like those of a real function."""
     at_once["now"] += 1
@@ -23,7 +28,8 @@ async def resolve_user(request: flask.Request) -> str | None:
         # A host name and a function in a thread: gevent patches both.
         await asyncio.get_running_loop().getaddrinfo("localhost", 80)
         await asyncio.to_thread(time.sleep, 0.01)
-        return request.headers.get("x-me")
+        user = request.headers.get("x-me")
+        return nested(user) if user == "endless" else user
     finally:
         at_once["now"] -= 1
 

@@ -24,12 +24,24 @@ class SecretText(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         return Secret(value)
 
 
+class _Option(click.Option):
+    """An option that ignores white space around the value of its variable, such as the line end of
+    the file from which it was read."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The value of the variable, or None."""
+        value = super().resolve_envvar_value(ctx)
+        return (value and value.strip()) or None
+
+
 def option(name: str, *more: str, **attributes: Any) -> Callable[[Any], Any]:
     """:func:`click.option` with an environment variable, such as ``WATTFARE_STOP_GRACE`` for
     ``--stop-grace``."""
     if name in SECRETS:
         attributes["type"] = SecretText()
-    return click.option(name, *more, envvar=variable_of(name), show_envvar=True, **attributes)
+    return click.option(
+        name, *more, cls=_Option, envvar=variable_of(name), show_envvar=True, **attributes
+    )
 
 
 def number_option(

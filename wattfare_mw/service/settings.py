@@ -318,6 +318,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def secret_from_environment() -> bytes | None:
-    """The signing key in ``WATTFARE_SERVICE_SECRET``, or None if it is not set."""
+    """The signing key in ``WATTFARE_SERVICE_SECRET``, or None if it is not set. Surrounding white
+    space, such as the line end of a file, is not part of it."""
     value = os.environ.get(SECRET_VARIABLE)
-    return None if value is None else SecretBytes(value.encode())
+    return None if value is None else SecretBytes(value.strip().encode())

@@ -28,8 +28,6 @@ from .base import (
 from .environment import HTTP_PROXIES, Proxies, ssl_context
 from .idle import NEVER, IdleTimer, IdleWait
 
-# Bodies of up to this many bytes fit into the write buffers.
-_SMALL = 2**15
 # Larger bodies are written in pieces of this many bytes, so that the event loop stays free.
 _PIECEMEAL = 2**20
 
@@ -118,14 +116,10 @@ class AiohttpTransport:
             raise
 
     async def _ask(self, loop_session: LoopSession, request: HTTPRequest) -> AsyncHTTPResponse:
-        body = request.body
-        if body is None or len(body) <= _SMALL:
+        # aiohttp's own read timeout starts again with each piece of the head.
+        async with asyncio.timeout(_head_timeout(request)) as deadline:
+            body = _body(request, deadline)
             response = await self._request(loop_session.session, request, body)
-        else:
-            async with asyncio.timeout(_head_timeout(request)) as deadline:
-                response = await self._request(
-                    loop_session.session, request, _body(request, body, deadline)
-                )
         connection = response.connection  # None if the answer is complete
         protocol = None if connection is None else connection.protocol
         timer = None
@@ -208,8 +202,9 @@ def _head_timeout(request: HTTPRequest) -> float | None:
     return request.connect_timeout + request.read_timeout
 
 
-def _body(request: HTTPRequest, body: bytes, deadline: asyncio.Timeout) -> Any:
-    if len(body) <= _PIECEMEAL:
+def _body(request: HTTPRequest, deadline: asyncio.Timeout) -> Any:
+    body = request.body
+    if body is None or len(body) <= _PIECEMEAL:
         return body
     return _Pieces(body, deadline, request.read_timeout)
 

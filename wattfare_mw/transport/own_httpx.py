@@ -18,6 +18,7 @@ from typing import Any
 
 from .base import KEEPALIVE_SECONDS, AsyncHTTPResponse, HTTPRequest, HTTPResponse, LoopPool, Pool
 from .environment import Proxies, ssl_context, unusable_proxy
+from .head_limit import HeadLimit
 from .over_httpx import AsyncHttpxResponse, HttpxResponse, HttpxResponseBase, Library, library_named
 
 #: The maximum number of idle connections.
@@ -47,14 +48,16 @@ class HTTPConnection:
     """A transport of the library with one connection, for one call at a time.
 
     Attributes:
+        head: limits the head of each answer.
         since: when the connection became idle, by ``time.monotonic()``.
     """
 
-    __slots__ = ("proxy", "since", "transport")
+    __slots__ = ("head", "proxy", "since", "transport")
 
-    def __init__(self, transport: Any, proxy: str | None) -> None:
+    def __init__(self, transport: Any, proxy: str | None, head: HeadLimit) -> None:
         self.transport = transport
         self.proxy = proxy
+        self.head = head
         self.since = 0.0
 
 
@@ -94,7 +97,9 @@ class HTTPConnections:
             if proxy is None:
                 raise
             raise unusable_proxy(url) from None
-        connection = HTTPConnection(transport, proxy)
+        head = HeadLimit(self.library.httpx)
+        head.apply(transport)
+        connection = HTTPConnection(transport, proxy, head)
         with self._lock:
             self._all.add(connection)
         return connection
@@ -174,7 +179,9 @@ class OwnHttpxTransport:
             connection = connections.take(request.url)
             try:
                 outgoing = _request_of(library, request)
+                connection.head.begin()
                 response = connection.transport.handle_request(outgoing)
+                connection.head.end()
             except BaseException:
                 connections.drop(connection)
                 connection.transport.close()
@@ -205,7 +212,9 @@ class AsyncOwnHttpxTransport:
             connection = connections.take(request.url)
             try:
                 outgoing = _request_of(library, request)
+                connection.head.begin()
                 response = await connection.transport.handle_async_request(outgoing)
+                connection.head.end()
             except BaseException:
                 connections.drop(connection)
                 await connection.transport.aclose()

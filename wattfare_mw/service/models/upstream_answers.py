@@ -32,8 +32,10 @@ from .credential import Credential
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
-#: How many values an answer may have. Those with log probabilities have many.
+#: How many values an answer or a list of models may have. Log probabilities have many.
 MAX_ELEMENTS = 1_000_000
+#: How many of them are decoded at once, because no other thread can run meanwhile.
+MAX_DECODED = 200_000
 #: The value of ``limitedBy`` if the payer's own key or account has no money left.
 FUNDING = "funding"
 #: How many characters of the upstream's own message are passed on.
@@ -342,10 +344,10 @@ def read_completion(
     Raises:
         WattfareError: ``upstream``; it is an error, or not an answer.
     """
-    check_size(body)
+    values = check_size(body)
     strict = True
     try:
-        answer = _decode(body)
+        answer = _decode(body if values <= MAX_DECODED else _without_logprobs(body, values))
     except ValueError:
         strict = False
         try:
@@ -485,18 +487,56 @@ def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError
 _FAILURES = frozenset({"error", "network_error"})
 
 
-def check_size(data: bytes) -> None:
-    """Refuse JSON that has too many values, or is nested too deeply.
+def check_size(data: bytes, most: int = MAX_ELEMENTS) -> int:
+    """Refuse JSON that has too many values, or is nested too deeply. Returns the number of values;
+    0 for small JSON.
 
     Raises:
         WattfareError: ``upstream``.
     """
     try:
-        check_structure(data, MAX_ELEMENTS)
+        return check_structure(data, most)
     except WattfareError:
-        raise failed(
-            "The upstream's answer has too many values, or is nested too deeply."
-        ) from None
+        raise _too_large() from None
+
+
+def _too_large() -> WattfareError:
+    return failed("The upstream's answer has too many values, or is nested too deeply.")
+
+
+def _without_logprobs(body: bytes, values: int) -> bytes:
+    """A whole answer without its log probabilities, which are not metered.
+
+    Args:
+        values: how many values it has.
+
+    Raises:
+        WattfareError: ``upstream``; the rest has too many values.
+    """
+    try:
+        answer = _decode_logprobs(body)
+        values -= sum(check_size(bytes(choice.logprobs)) for choice in answer.choices)
+        if values > MAX_DECODED:
+            raise _too_large()
+        fields = _decode_raw(body)
+        choices = _decode_choices(fields["choices"])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise _too_large() from None
+    for choice in choices:
+        choice.pop("logprobs", None)
+    return encode({**fields, "choices": choices})
+
+
+class _Logprobs(msgspec.Struct, gc=False):
+    logprobs: msgspec.Raw = msgspec.Raw()
+
+
+class _WithLogprobs(msgspec.Struct):
+    choices: list[_Logprobs]
+
+
+_decode_logprobs = msgspec.json.Decoder(_WithLogprobs).decode
+_decode_choices = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -619,7 +659,7 @@ def decode(data: bytes) -> Any:
         ValueError: it is not JSON.
         WattfareError: ``upstream``; it has too many values, or is nested too deeply.
     """
-    check_size(data)
+    check_size(data, MAX_DECODED)
     try:
         return _decode(data)
     except ValueError:
