@@ -59,3 +59,9 @@ class Pace:
         self._process.stdin.write("\n")
         slowness, late = self._process.stdout.readline().split()
         return max(1.0, float(slowness)), float(late)
+
+    def on_idle(self, seconds: float) -> float:
+        """How many seconds it would have taken on an idle machine, if it took so many seconds after
+        the last call."""
+        slowness, late = self.since()
+        return max(0.0, seconds - late) / slowness
