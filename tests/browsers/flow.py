@@ -8,7 +8,7 @@ import secrets
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from browsers.people import Person
 from browsers.site import Site
@@ -65,12 +65,43 @@ def sign_in(person: Person, page: Page) -> None:
 def approve(person: Person, page: Page, cap: float | str | None = None) -> None:
     """Signs in if necessary and presses Allow. The cap is the app's proposal, or this many USD."""
     sign_in(person, page)
-    allow = button(page, ALLOW)
-    allow.wait_for()
+    wait_for_allow(page)
     if cap is not None:
         page.get_by_label(CAP, exact=True).fill(str(cap))
-    expect(allow).to_be_enabled()
     person.click(page, ALLOW)
+
+
+def wait_for_allow(page: Page) -> None:
+    """Waits until a click on Allow counts. Without the page's script, which runs a little later
+    than the page is shown, Allow leads to a second page."""
+    page.locator("#allow [name=ready]").wait_for(state="attached")
+    expect(button(page, ALLOW)).to_be_enabled()
+
+
+def close(popup: Page) -> None:
+    """Closes the window of an approval, as a person does who has seen its page. The service learns
+    it from a script of the page, so this must have run."""
+    popup.wait_for_load_state()
+    popup.close()
+
+
+class Held:
+    """Holds the requests of a page that match a pattern, until :meth:`release`."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self._page = page
+        self._routes: list[Route] = []
+        page.route(pattern, lambda route: self._routes.append(route))
+
+    def wait(self) -> None:
+        """Waits until a request is held."""
+        while not self._routes:
+            self._page.wait_for_timeout(10)  # which also runs the handler of the route
+
+    def release(self) -> None:
+        """Sends the first of the requests."""
+        self.wait()
+        self._routes.pop(0).continue_()
 
 
 def result_text(page: Page) -> Any:

@@ -41,9 +41,9 @@ class Problem:
 class Person:
     """One person with one browser profile.
 
-    The person's passkeys are available on every page and popup that they open. At the end, the test
-    fails if there was an error in the console, an uncaught exception or a request to another
-    machine, unless :meth:`expect_problem` names it.
+    The person's passkeys are available on every page and popup that :meth:`open` and :meth:`popup`
+    return. At the end, the test fails if there was an error in the console, an uncaught exception
+    or a request to another machine, unless :meth:`expect_problem` names it.
 
     Args:
         browser: a running one.
@@ -62,7 +62,6 @@ class Person:
         options = {"viewport": DESKTOP, "reduced_motion": "reduce", **self.options}
         self.context = self.browser.new_context(**options)
         self.context.set_default_timeout(PATIENCE)
-        self.context.on("page", self._prepare)
         self.context.on("console", self._note_console)
         self.context.on("weberror", lambda error: self._note(str(error.error), error.page))
         self.context.on("request", self._note_request)
@@ -72,6 +71,7 @@ class Person:
     def open(self, url: str) -> Page:
         """Opens this page in a new tab."""
         page = self.context.new_page()
+        self._prepare(page)
         page.goto(url)
         return page
 
@@ -79,6 +79,7 @@ class Person:
         """The popup that opens when ``act`` is done on the page."""
         with page.expect_popup() as opened:
             act()
+        self._prepare(opened.value)
         return opened.value
 
     def click(self, page: Page, name: str, role: Any = "button") -> None:
@@ -89,18 +90,19 @@ class Person:
     # -- passkeys
 
     def _prepare(self, page: Page) -> None:
-        if page not in self._devices:
-            session = self.context.new_cdp_session(page)
-            session.send("WebAuthn.enable")
-            device = session.send("WebAuthn.addVirtualAuthenticator", {"options": DEVICE})
-            identifier = device["authenticatorId"]
-            for passkey in self.passkeys.values():
-                entry = {"authenticatorId": identifier, "credential": passkey}
-                session.send("WebAuthn.addCredential", entry)
-            # Both events contain the whole credential, with its usage count.
-            session.on("WebAuthn.credentialAdded", self._keep)
-            session.on("WebAuthn.credentialAsserted", self._keep)
-            self._devices[page] = session, identifier
+        """Gives this page the device. An event handler for new pages would do this beside the test,
+        which could need the device earlier."""
+        session = self.context.new_cdp_session(page)
+        session.send("WebAuthn.enable")
+        device = session.send("WebAuthn.addVirtualAuthenticator", {"options": DEVICE})
+        identifier = device["authenticatorId"]
+        for passkey in self.passkeys.values():
+            entry = {"authenticatorId": identifier, "credential": passkey}
+            session.send("WebAuthn.addCredential", entry)
+        # Both events contain the whole credential, with its usage count.
+        session.on("WebAuthn.credentialAdded", self._keep)
+        session.on("WebAuthn.credentialAsserted", self._keep)
+        self._devices[page] = session, identifier
 
     def _keep(self, event: dict[str, Any]) -> None:
         credential = event["credential"]

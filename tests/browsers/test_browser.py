@@ -79,16 +79,17 @@ def test_person_can_cancel_a_passkey_prompt(person: Person, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script",
-    ["console.error('oh')", "setTimeout(() => { throw new Error('oh') })"],
+    ("script", "event"),
+    [
+        ("console.error('oh')", "console"),
+        ("setTimeout(() => { throw new Error('oh') })", "weberror"),
+    ],
 )
-def test_error_in_a_page_is_noticed(
-    browser: Any, url: str, script: str, new_person: Callable[..., Person]
-) -> None:
+def test_error_in_a_page_is_noticed(browser: Any, url: str, script: str, event: Any) -> None:
     person = Person(browser)
     page = person.open(url)
-    page.evaluate(script)
-    page.wait_for_function("true")
+    with person.context.expect_event(event):
+        page.evaluate(script)
     person.close()
     assert [problem.text for problem in person.unexpected() if "oh" in problem.text]
 

@@ -98,7 +98,7 @@ def test_focus_on_the_page_means_that_the_popup_was_left(person: Person, site: S
     popup = person.popup(page, the_button(page).click)
     button(popup, flow.CREATE).wait_for()
     page.wait_for_timeout(1000)
-    popup.close()
+    flow.close(popup)
     page.locator("h1").click()  # simulates the focus, which an automated page never loses
     expect(page.locator("body")).to_have_attribute("data-connected", "false")
     connect(person, page)  # and again
@@ -110,7 +110,7 @@ def test_closed_popup_is_noticed_without_its_handle(person: Person, site: Site) 
     ask_for_status(page)
     popup = person.popup(page, the_button(page).click)
     button(popup, flow.CREATE).wait_for()
-    popup.close()  # the page never gets the focus, so only the service can know
+    flow.close(popup)  # the page never gets the focus, so only the service can know
     expect(page.locator("body")).to_have_attribute("data-connected", "false")
     connect(person, page)
     expect_state(page, "low")
@@ -166,8 +166,7 @@ def test_keyboard_alone_is_enough(person: Person, site: Site) -> None:
     button(popup, flow.CREATE).wait_for()
     tab_to(popup, flow.CREATE)
     popup.keyboard.press("Enter")
-    button(popup, flow.ALLOW).wait_for()
-    expect(button(popup, flow.ALLOW)).to_be_enabled()
+    flow.wait_for_allow(popup)
     with popup.expect_event("close"):
         tab_to(popup, flow.ALLOW)
         popup.keyboard.press("Enter")

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
+from support.service import obey_ctrl_c
 
 from wattfare_mw.cli import demo as demo_module
 from wattfare_mw.cli.commands import cli
@@ -32,6 +33,7 @@ def test_demo_output_and_curl_lines_of_keep_work() -> None:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=obey_ctrl_c,
     )
     assert process.stdout is not None
     try:

@@ -16,7 +16,7 @@ import pytest
 from support.cli import invoke_cli
 from support.dev import run_dev
 from support.ports import refused_port
-from support.service import PATIENCE, chat_body, environment
+from support.service import PATIENCE, chat_body, environment, obey_ctrl_c
 from support.upstream import run_upstream
 
 from wattfare_mw import (
@@ -149,8 +149,7 @@ def test_terminal_output_for_a_person(tmp_path: Path, number: int) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A background job of a shell ignores SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=obey_ctrl_c,
     )
     timer = threading.Timer(PATIENCE, process.kill)
     timer.start()

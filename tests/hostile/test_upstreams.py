@@ -18,7 +18,7 @@ from support.certificates import ssl_context
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
 from support.servers import uvicorn_process, uvicorn_server
-from support.service import App, Service, chat_body, eventually
+from support.service import PATIENCE, App, Service, chat_body, eventually
 from support.upstream import Exchange, Script, Upstream, completion_of
 from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
 
@@ -231,9 +231,10 @@ def read_some(app: App) -> bytes:
     """Reads until nothing has arrived for a second."""
     data = b""
     http = httpx.Client(
-        base_url=app.http.base_url, timeout=1, trust_env=False, verify=ssl_context()
+        base_url=app.http.base_url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
     )
     with http, closing(stream_of(http, app, "u1", "flood me")) as response:
+        response.request.extensions["timeout"]["read"] = 1  # from now on
         try:
             for piece in response.iter_raw():
                 data += piece

@@ -24,11 +24,11 @@ def state_of(app: App, asked: dict[str, Any], **other: str) -> httpx.Response:
     )
 
 
-def close(person: Person, asked: dict[str, Any]) -> httpx.Response:
+def close(person: Person, asked: dict[str, Any], **fields: str) -> httpx.Response:
     """What the page sends when it is closed."""
     path = urlsplit(asked["url"]).path
     form = person.browser.get(path).form("Deny")
-    return person.browser.post(f"{path}/left", {"csrf": form.fields["csrf"]})
+    return person.browser.post(f"{path}/left", {"csrf": form.fields["csrf"], **fields})
 
 
 def test_page_is_closed_and_opened_again(app: App, person: Person) -> None:
@@ -37,6 +37,14 @@ def test_page_is_closed_and_opened_again(app: App, person: Person) -> None:
     assert close(person, asked).status_code == 204
     assert state_of(app, asked).json() == LEFT
     person.browser.get(urlsplit(asked["url"]).path)
+    assert state_of(app, asked).json() == OPEN
+
+
+def test_reloaded_page_is_open(app: App, person: Person) -> None:
+    """The browser leaves the old page after the service has sent the new one."""
+    asked = ask(app)
+    close(person, asked)
+    assert close(person, asked, open="1").status_code == 204
     assert state_of(app, asked).json() == OPEN
 
 

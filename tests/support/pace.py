@@ -12,14 +12,28 @@ import sys
 from contextlib import suppress
 from typing import Self
 
-# 1 ms of work every 40 ms. An input line asks for the results since the last one.
+# 1 ms of work every 40 ms. An input line asks for the results since the last one. A scheduler
+# prefers a process that works so little, so the number of those that want to run counts, too.
 _PROGRAM = """
-import select, sys, time
-wall = cpu = late = 0.0
+import os, select, sys, time
+CPUS = os.cpu_count()
+
+def crowd():
+    try:
+        with open("/proc/loadavg", "rb", buffering=0) as file:  # of Linux
+            running = int(file.read().split()[3].partition(b"/")[0])
+    except OSError:
+        return 0.0
+    return (running - 1) / CPUS  # without this process
+
+wall = cpu = late = crowds = 0.0
+times = 0
 while True:
     began = time.monotonic()
     asked = select.select([sys.stdin], [], [], 0.04)[0]
     late = max(late, time.monotonic() - began - 0.04)
+    crowds += crowd()
+    times += 1
     began, worked = time.monotonic(), time.process_time()
     while time.process_time() < worked + 0.001:
         pass
@@ -28,8 +42,9 @@ while True:
     if asked:
         if not sys.stdin.readline():
             break
-        print(wall / cpu, late, flush=True)
-        wall = cpu = late = 0.0
+        print(max(wall / cpu, crowds / times), late, flush=True)
+        wall = cpu = late = crowds = 0.0
+        times = 0
 """
 
 
@@ -59,3 +74,9 @@ class Pace:
         self._process.stdin.write("\n")
         slowness, late = self._process.stdout.readline().split()
         return max(1.0, float(slowness)), float(late)
+
+    def on_idle(self, seconds: float) -> float:
+        """How many seconds it would have taken on an idle machine, if it took so many seconds after
+        the last call."""
+        slowness, late = self.since()
+        return max(0.0, seconds - late) / slowness

@@ -221,6 +221,7 @@ def run_service(
             stderr=subprocess.PIPE,
             text=True,
             env=environment(env),
+            preexec_fn=obey_ctrl_c,
         )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -248,6 +249,12 @@ def run_service(
             reader.join(PATIENCE)
             process.stdout.close()
             process.stderr.close()
+
+
+def obey_ctrl_c() -> None:
+    """For ``preexec_fn`` of a process that a test stops by SIGINT. A shell lets the jobs that it
+    starts with ``&`` ignore this signal, and a new process inherits this from the tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:

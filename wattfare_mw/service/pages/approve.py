@@ -76,8 +76,8 @@ async def show(request: Request) -> Response:
 
 
 async def leave(request: Request) -> Response:
-    """``POST /approve/{id}/left``: the person closed the page."""
-    await _note_presence(request, left=True)
+    """``POST /approve/{id}/left``: the person closed the page, or reloaded it (field ``open``)."""
+    await _note_presence(request, left="open" not in form_of(request))
     return Response(status_code=204)
 
 

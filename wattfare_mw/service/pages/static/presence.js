@@ -1,17 +1,21 @@
 "use strict";
 // Tells the service when a person closes the page of an approval, so that the app's page need not
 // wait for an answer until the approval expires.
+// A browser leaves the old page after it has received the new one. So a reloaded page says that it
+// is open.
 (() => {
   const { approval } = document.currentScript.dataset;
   const csrf = document.querySelector("[name=csrf]").value;
   let goesOn = false; // to another page of the service, or back to the app
+  const tell = (more) =>
+    navigator.sendBeacon(`/approve/${approval}/left`, new URLSearchParams({ csrf, ...more }));
 
   document.addEventListener("submit", (event) => { goesOn ||= !event.defaultPrevented; });
   document.addEventListener("click", ({ target }) => {
     goesOn ||= Boolean(target.closest("a[href]:not([target])"));
   });
   window.addEventListener("pagehide", () => {
-    if (goesOn) return;
-    navigator.sendBeacon(`/approve/${approval}/left`, new URLSearchParams({ csrf }));
+    if (!goesOn) tell();
   });
+  if (performance.getEntriesByType("navigation")[0]?.type === "reload") tell({ open: "1" });
 })();
