@@ -26,16 +26,13 @@ _MESSAGES = ("message", "msg", "detail", "Message", "error_description", "status
 _WRAPPERS = ("error", "errors", "detail", "base_resp")
 #: The fields with the time to wait, in seconds.
 _DELAYS = ("retry_after", "retry_after_seconds", "retryAfter")
-#: MiniMax's own codes, which it sends under status 200.
+#: MiniMax's own codes, which it sends under status 200: platform.minimax.io/docs/api-reference/
+#: errorcode. The limits are those of requests, tokens, connections, growth and a plan's window.
 _STATUS_OF_MINIMAX = {
-    1002: 429,
-    1004: 401,
+    **dict.fromkeys((1002, 1039, 1041, 2045, 2056), 429),
+    **dict.fromkeys((1004, 2049), 401),
     1008: 402,
-    1026: 400,
-    1027: 400,
-    1039: 400,
-    2013: 400,
-    2049: 401,
+    **dict.fromkeys((1026, 1027, 1042, 2013), 400),
 }
 #: The fields of answers, chunks and choices.
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
@@ -255,7 +252,8 @@ def _status(fields: dict[str, Any]) -> int | None:
         if isinstance(value, str) and value.isascii() and value.isdigit():
             value = int(value[:4])
         if type(value) is int:
-            value = _STATUS_OF_MINIMAX.get(value, value)
+            if name == "status_code":  # Zhipu has other meanings for the same numbers, in `code`
+                value = _STATUS_OF_MINIMAX.get(value, value)
             if 400 <= value < 600:
                 return value
     return None

@@ -252,7 +252,8 @@ _ACCOUNT_ERRORS = _KEY_ERRORS | {
 _MONEY_WORDS = re.compile(
     r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
-    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|in arrears)|余额不足|欠费",
+    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|locked|in arrears)"
+    r"|余额不足|欠费|账户已被锁定|账号已被锁定",
     re.IGNORECASE,
 )
 #: The words of errors about the limit of a key. OpenRouter sends them with a 402 or a 403.
