@@ -336,3 +336,6 @@ def test_builtin_model_can_have_aliases(tmp_path: Path, write: Callable[[str], s
     with run_service(tmp_path, env={"WATTFARE_CONFIG": path}) as service, service.app() as app:
         app.connect(monthlyUsd=1)
         assert app.chat("one two", model="gpt-4o").json()["model"] == "wattfare/echo"
+        found = app.http.get("/models/gpt-4o", headers=app.auth).json()
+        assert found["id"] == "gpt-4o"
+        assert "pricing" in found

@@ -146,6 +146,7 @@ class Bounds(msgspec.Struct, frozen=True):
             be shortened.
         most: the highest possible cost. A smaller budget shortens the answer.
         requires_cap: True if only a cap can bound the cost.
+        because: the fields of the request because of which a cap is required, for the error.
         unbounded: ``most`` is only an amount to hold, and the call can cost more. If its process
             dies, the call is billed what was recorded, not the whole hold.
     """
@@ -154,12 +155,23 @@ class Bounds(msgspec.Struct, frozen=True):
     most: int
     requires_cap: bool = False
     unbounded: bool = False
+    because: tuple[str, ...] = ()
 
-    def holding(self, amount: int) -> Bounds:
+    def holding(self, amount: int, because: tuple[str, ...]) -> Bounds:
         """The bounds of the same call if its cost has no bound. It holds this amount in
-        nano-dollars, or its own bound if that is more."""
+        nano-dollars, or its own bound if that is more.
+
+        Args:
+            because: the fields whose cost has no bound.
+        """
         # A call that may cost something needs a rest of the budget, even if its tokens are free.
-        return Bounds(max(self.least, 1), max(self.most, amount), requires_cap=True, unbounded=True)
+        return Bounds(
+            max(self.least, 1),
+            max(self.most, amount),
+            requires_cap=True,
+            unbounded=True,
+            because=because,
+        )
 
 
 #: The bounds of a call that costs nothing.

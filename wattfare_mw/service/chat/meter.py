@@ -33,6 +33,8 @@ from .usage import TokenCounts
 BYTES_PER_TOKEN = 4
 #: No long text has more characters per token than this. English has 4 to 5.
 MOST_CHARACTERS_PER_TOKEN = 8
+#: A cost of more than this many times the price of its own tokens is in another unit than USD.
+MOST_TIMES = 50
 #: The most choices whose usage is counted separately.
 MAX_CHOICES = 128
 
@@ -51,6 +53,7 @@ class Meter:
         generated: True if the model has done anything that can be billed.
         complete: True if the answer is complete.
         tier: the service tier in which the provider served the call; None if it does not say.
+        bounded: True if the tokens of the call bound its cost.
     """
 
     # The initial state of each call.
@@ -58,6 +61,7 @@ class Meter:
     generated = False
     complete = False
     tier: str | None = None
+    bounded = False
     _granted: int | None = None
     _tokens_reported = False
     _cost: int | None = None  # the cost that the upstream reports
@@ -137,7 +141,17 @@ class Meter:
             return
         if not report.cost and self._is_priced and passed and not completion:
             return
+        if self._is_in_another_unit(report.cost):
+            return
         self.charge(report.cost)
+
+    def _is_in_another_unit(self, cost: int) -> bool:
+        """True if the cost is far above everything that the tokens in the report can cost. Some
+        gateways count in a unit of their own."""
+        if not self.bounded or self.price is None or self._granted is None or cost <= self._granted:
+            return False
+        tokens = self.price.cost(self._used, self._began, self.tier) if self._tokens_reported else 0
+        return 0 < tokens * MOST_TIMES < cost
 
     def charge(self, cost: int) -> None:
         """The whole call costs this, in nano-dollars."""

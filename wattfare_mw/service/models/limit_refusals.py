@@ -1,5 +1,5 @@
-"""Reads what an upstream's refusal says about the limit of a call: that it wants the other name, or
-that the limit is too high. No I/O.
+"""Reads what an upstream's refusal says about the fields that the service has added to a call: that
+the limit needs the other name or is too high, or that it does not know ``stream_options``. No I/O.
 
 Each provider and gateway has its own words, and many quote another's. So the whole error is read as
 text. A wrong guess costs one more refused call, and changes no bill.
@@ -34,9 +34,12 @@ _UNSUPPORTED = re.compile(
     r"|extra (?:inputs|fields)|additional property|additional properties"
     r"|no (?:such )?(?:field|parameter|argument)"
     r"|not (?:a )?(?:valid|known|defined|accepted|available)|deprecated|instead"
-    r"|invalid (?:parameter|argument|field)|not implemented|cannot be used|remove",
+    r"|invalid (?:parameter|argument|field)|not implemented|cannot be used|remove|only allowed",
     re.IGNORECASE,
 )
+#: The field that asks for the usage of a stream. Mistral has refused it
+#: (openai/openai-agents-python#442), and so does Databricks (continuedev/continue#12936).
+_USAGE_FIELD = re.compile(r"stream_options|include_usage")
 #: Words about a number.
 _ABOUT_SIZE = re.compile(
     r"too (?:large|high|big|many|long)|at most|less than|lower than|smaller than|below|maximum"
@@ -83,11 +86,13 @@ class LimitRefusal(msgspec.Struct, frozen=True):
         most: the highest limit that the upstream accepts, in tokens; None if the number was not the
             reason.
         for_this_prompt: True if ``most`` is what this prompt leaves of the context window.
+        without_usage: True if the upstream does not know the field that asks for the usage.
     """
 
     name: LimitName | None = None
     most: int | None = None
     for_this_prompt: bool = False
+    without_usage: bool = False
 
 
 OTHER_REASON = LimitRefusal()
@@ -106,6 +111,8 @@ def read(
     if status not in STATUSES:
         return OTHER_REASON
     text = body[:MAX_READ].decode("utf-8", "replace").replace("\\", "")
+    if _USAGE_FIELD.search(text) is not None and _UNSUPPORTED.search(text) is not None:
+        return LimitRefusal(without_usage=True)
     text = re.sub(rf"(?<!\w){re.escape(model)}(?!\w)", " ", text)
     name = _other_name(text, names)
     context = _left_of_context(text, limit)

@@ -85,6 +85,10 @@ class Provider(Protocol):
         """The list of models, as OpenRouter shapes it (JSON)."""
         ...
 
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """The names under which the list may have the model that a call names so."""
+        ...
+
     async def prepare(self, request: ChatRequest, request_id: str) -> Job:
         """The job for this request. Nothing is sent yet.
 
