@@ -21,7 +21,7 @@ from wattfare_mw.service.models.catalog import (
 
 
 def listing(price: str) -> bytes:
-    pricing = {"prompt": price, "completion": price}
+    pricing = {"prompt": price, "completion": price, "unit": "per_token"}
     return json.dumps({"data": [{"id": "m", "pricing": pricing}]}).encode()
 
 
@@ -171,7 +171,7 @@ async def test_upstream_without_a_list_uses_published_prices(
         await models.price("known")
 
 
-PRICING = {"prompt": "1", "completion": "2"}
+PRICING = {"prompt": "1", "completion": "2", "unit": "per_token"}
 
 
 @pytest.mark.parametrize(
