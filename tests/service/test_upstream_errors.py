@@ -159,7 +159,19 @@ def test_deeply_nested_error() -> None:
             "upstream",
             502,
         ),
+        (425, {"error": {"message": WORDS}}, "upstream", 502),
         (413, {"error": {"message": WORDS}}, "invalid_request", 400),
+        # A gateway may answer with plain text, or in a shape of its own.
+        (413, f"{WORDS}\n".encode(), "invalid_request", 400),
+        (500, WORDS.encode(), "upstream", 502),
+        (
+            400,
+            {"fault": {"faultstring": WORDS, "detail": {"errorcode": "x"}}},
+            "invalid_request",
+            400,
+        ),
+        (400, {"errorCode": "BAD", "errorMessage": WORDS}, "invalid_request", 400),
+        (400, {"err": {"msg": WORDS}}, "invalid_request", 400),
         (422, {"detail": WORDS}, "invalid_request", 400),
         (429, {"error": {"message": WORDS, "code": "rate_limit_exceeded"}}, "rate_limited", 429),
         # Google sends this for an ordinary rate limit.

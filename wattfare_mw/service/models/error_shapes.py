@@ -21,9 +21,12 @@ _MOST_SECONDS = 86_400
 #: A time in Google's JSON, such as "31s".
 _DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: The fields with the message of an error.
-_MESSAGES = ("message", "msg", "detail", "Message", "error_description", "status_msg")
+_MESSAGES = (
+    *("message", "msg", "detail", "Message", "error_description", "status_msg"),
+    *("errorMessage", "error_message", "faultstring"),
+)
 #: The fields that an error may be wrapped in.
-_WRAPPERS = ("error", "errors", "detail", "base_resp")
+_WRAPPERS = ("error", "errors", "detail", "base_resp", "fault", "err")
 #: The fields with the time to wait, in seconds.
 _DELAYS = ("retry_after", "retry_after_seconds", "retryAfter")
 #: MiniMax's own codes, which it sends under status 200: platform.minimax.io/docs/api-reference/
@@ -63,6 +66,16 @@ class Said(msgspec.Struct, frozen=True, gc=False):
 def in_error(answer: object) -> Said:
     """Read the body of an HTTP error, which may have any shape and need not be JSON."""
     return _said(answer)
+
+
+def in_text(body: bytes) -> Said:
+    """Read the body of an HTTP error that is not JSON: one line of plain text, if it is that."""
+    try:
+        text = body[: 4 * _MOST_WORDS].decode().strip()
+    except UnicodeDecodeError:
+        return Said()
+    is_plain = text.isprintable() and not text.startswith(("<", "{", "["))
+    return Said(text[:_MOST_WORDS]) if is_plain and text else Said()
 
 
 def in_success(answer: object) -> Said | None:
@@ -206,9 +219,13 @@ def _message(fields: dict[str, Any]) -> str | None:
 def _code(fields: dict[str, Any]) -> str | None:
     for name in ("code", "status"):
         value = fields.get(name)
-        if isinstance(value, str) and _CODE.fullmatch(value):
+        if isinstance(value, str) and _CODE.fullmatch(value) and value not in _NO_CODES:
             return value
     return None
+
+
+#: Words in the place of a code that say nothing.
+_NO_CODES = frozenset({"error", "fail", "failed", "failure"})
 
 
 def _names(fields: dict[str, Any]) -> Iterator[str]:

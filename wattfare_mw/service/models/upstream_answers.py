@@ -75,7 +75,7 @@ def failure(
     try:
         said = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
-        said = _NOTHING_SAID
+        said = error_shapes.in_text(body)
     retry_after = retry_after_in(headers)
     if retry_after is None:
         retry_after = said.retry_after
@@ -102,7 +102,7 @@ def _failure(
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
     elif status == 403 and said.flagged:
         failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
-    elif 400 <= status < 500 and status != 408:
+    elif 400 <= status < 500 and status not in _LATER:
         failure = invalid_request(f"The upstream refused the request ({status}).")
     else:
         failure = failed(f"The upstream failed ({status}).")
@@ -209,7 +209,8 @@ def _is_about_money(status: int, said: error_shapes.Said) -> bool:
     return status == 402 or not known <= _KEY_ERRORS or _says(said, _MONEY_WORDS)
 
 
-_NOTHING_SAID = error_shapes.Said()
+#: Statuses of a request that may be sent again: a timeout, and "Too Early".
+_LATER = (408, 425)
 #: Statuses about the account that pays: its key, its credit, its rights.
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 #: The names of errors about a key or its rights, as OpenAI, Anthropic and Google give them. They
