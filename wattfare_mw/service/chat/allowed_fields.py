@@ -978,7 +978,7 @@ REQUEST: Mapping[str, Field] = {
     # LiteLLM also takes an object, with `effort` and `summary`.
     "reasoning_effort": Field(
         Kind.FREE,
-        _plain_or(_REASONING),
+        _plain_or(_object(dict.fromkeys(("effort", "summary"), _plain))),
         "how much the model thinks and writes, within the limit",
     ),
     # How the prompt is formatted.
