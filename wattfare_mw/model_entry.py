@@ -1,8 +1,13 @@
-"""Private: finds one model in a list of models."""
+"""Private: finds one model in a list of models, by its name or by another name for it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
+
+#: OpenRouter's suffixes that choose how a model is served. Lists have only the model itself.
+SUFFIXES = (":nitro", ":floor", ":exacto", ":online")
 
 
 class _Entry(msgspec.Struct):
@@ -36,3 +41,32 @@ def find_entry(listing: bytes, model: str) -> bytes | None:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
     return None
+
+
+def find_model(listing: bytes, names: Iterable[str]) -> bytes | None:
+    """The entry of the first of these names that the list has, or None. Its ``id`` is the first
+    name, which is the one that the client has used.
+
+    Raises:
+        msgspec.MsgspecError: it is not a list of models.
+    """
+    wanted: str | None = None
+    for name in names:
+        wanted = name if wanted is None else wanted
+        entry = find_entry(listing, name)
+        if entry is not None:
+            return entry if name == wanted else _named(entry, wanted)
+    return None
+
+
+def with_base(model: str) -> list[str]:
+    """This name, and the name of the model without its suffixes, if it has any."""
+    base = model
+    while base.endswith(SUFFIXES):
+        base = base.rpartition(":")[0]
+    return [model] if base == model else [model, base]
+
+
+def _named(entry: bytes, name: str) -> bytes:
+    fields = msgspec.json.decode(entry, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({**fields, "id": name})

@@ -332,7 +332,11 @@ def test_alias_is_another_name_of_a_model(
 
 
 def test_builtin_model_can_have_aliases(tmp_path: Path, write: Callable[[str], str]) -> None:
-    path = write('[aliases]\n"gpt-4o" = "wattfare/echo"')
+    # Some editors of Windows write a byte order mark.
+    path = write('\ufeff[aliases]\r\n"gpt-4o" = "wattfare/echo"')
     with run_service(tmp_path, env={"WATTFARE_CONFIG": path}) as service, service.app() as app:
         app.connect(monthlyUsd=1)
         assert app.chat("one two", model="gpt-4o").json()["model"] == "wattfare/echo"
+        found = app.http.get("/models/gpt-4o", headers=app.auth).json()
+        assert found["id"] == "gpt-4o"
+        assert "pricing" in found

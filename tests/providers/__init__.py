@@ -11,6 +11,7 @@ from providers import (
     azure,
     cohere,
     dashscope,
+    databricks,
     deepinfra,
     deepseek,
     google,
@@ -54,5 +55,6 @@ PROVIDERS = tuple(
         zhipu,
         cohere,
         deepinfra,
+        databricks,
     )
 )

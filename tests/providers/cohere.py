@@ -11,7 +11,10 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk, if requested",
+    streams=(
+        "on a last chunk, if requested; before August 2025, it refused `stream_options`, which the "
+        "service then leaves out"
+    ),
     source="https://docs.cohere.com/docs/compatibility-api",
     shape=on_a_last_chunk,
     rows=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from providers.rows import Provider, Row, on_a_last_chunk, tokens
 
-_CHAT = "https://deepinfra.com/docs/openai_api"
+_CHAT = "https://docs.deepinfra.com/chat/overview"
 
 PROVIDER = Provider(
     name="DeepInfra",
@@ -16,11 +16,11 @@ PROVIDER = Provider(
     shape=on_a_last_chunk,
     rows=(
         Row(
-            quirk="the cost in `estimated_cost`",
+            quirk="the cost in `estimated_cost`, with an exponent",
             rule="bills it",
-            source=_CHAT,
-            usage=tokens(15, 16, estimated_cost=1.268e-05),
-            bill=12_680,
+            source="https://github.com/M-Lai-ai/LLM-Provider-reference/blob/main/DeepInfra.md",
+            usage=tokens(48, 200, estimated_cost=9.68e-05),
+            bill=96_800,
         ),
         Row(
             quirk="`estimated_cost: null`",

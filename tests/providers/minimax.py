@@ -10,11 +10,12 @@ from providers.rows import (
     delta_chunk,
     failed_choice,
     on_a_last_chunk,
+    reasoned,
     tokens,
 )
 
 _ERRORS = "https://platform.minimax.io/docs/api-reference/errorcode"
-_CHAT = "https://platform.minimax.io/docs/api-reference/text-post"
+_CHAT = "https://platform.minimax.io/docs/api-reference/text-chat-openai"
 
 PROVIDER = Provider(
     name="MiniMax",
@@ -25,6 +26,13 @@ PROVIDER = Provider(
     source=_CHAT,
     shape=on_a_last_chunk,
     rows=(
+        Row(
+            quirk="reasoning inside `completion_tokens`, and `total_characters`",
+            rule="bills the counts as they are",
+            source=_CHAT,
+            usage=tokens(42, 38, total_characters=0, **reasoned(29)),
+            bill=42 * 1000 + 38 * 2000,
+        ),
         Row(
             quirk="only `total_tokens`",
             rule="bills the rest of the total as the answer, after the estimated prompt",

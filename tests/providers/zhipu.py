@@ -13,7 +13,7 @@ from providers.rows import (
     tokens,
 )
 
-_CHAT = "https://docs.z.ai/api-reference/llm/chat-completion"
+_CHAT = "https://docs.z.ai/guides/develop/openai/python"
 
 PROVIDER = Provider(
     name="Zhipu",
@@ -27,9 +27,9 @@ PROVIDER = Provider(
         Row(
             quirk="cached tokens",
             rule="bills them at the price of a cache read",
-            source=_CHAT,
-            usage=tokens(2000, 10, **cached(1900)),
-            bill=100 * 1000 + 1900 * 100 + 10 * 2000,
+            source="https://github.com/langgenius/dify-plugin-sdks/issues/188",
+            usage=tokens(15_427, 139, **cached(170)),
+            bill=15_257 * 1000 + 170 * 100 + 139 * 2000,
         ),
         Row(
             quirk='`finish_reason: "network_error"`, with status 200',

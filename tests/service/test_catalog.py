@@ -21,7 +21,7 @@ from wattfare_mw.service.models.catalog import (
 
 
 def listing(price: str) -> bytes:
-    pricing = {"prompt": price, "completion": price}
+    pricing = {"prompt": price, "completion": price, "unit": "per_token"}
     return json.dumps({"data": [{"id": "m", "pricing": pricing}]}).encode()
 
 
@@ -136,7 +136,10 @@ async def test_last_list_is_used_for_a_day(
     assert await prompt_price(models) == 3
 
 
-@pytest.mark.parametrize("nothing", [NoListError(), b"<html>", b"", b'{"data": 5}', b"[", b"7"])
+@pytest.mark.parametrize(
+    "nothing",
+    [NoListError(), b"<html>", b"", b'{"data": 5}', b"[", b"7", b'{"data": [{"slug": "known"}]}'],
+)
 async def test_upstream_without_a_list_uses_published_prices(
     models: Catalog,
     source: Source,
@@ -171,7 +174,7 @@ async def test_upstream_without_a_list_uses_published_prices(
         await models.price("known")
 
 
-PRICING = {"prompt": "1", "completion": "2"}
+PRICING = {"prompt": "1", "completion": "2", "unit": "per_token"}
 
 
 @pytest.mark.parametrize(
@@ -181,6 +184,7 @@ PRICING = {"prompt": "1", "completion": "2"}
         {"object": "list", "data": [{"id": "m", "object": "model", "pricing": PRICING}, {}, 5]},
         [{"id": "m", "pricing": PRICING}, {"id": "n"}, None],
         {"data": [{"id": "models/m", "pricing": PRICING}]},
+        {"data": [{"id": None, "name": "m", "pricing": PRICING}, {"id": 5}]},
         {"models": [{"name": "m", "model": "m", "pricing": PRICING}]},
         {"models": [{"name": "models/m", "pricing": PRICING}]},
         {"models": [{"name": "m:latest", "model": "m:latest", "pricing": PRICING}]},

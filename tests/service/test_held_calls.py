@@ -19,9 +19,11 @@ from support.upstream import Exchange, Upstream, chunk_of, completion_of
 
 from wattfare_mw import WattfareMiddleware
 from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.chat.price import Price, Rates
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.export import rows as rows_of
 from wattfare_mw.service.ledger.verify import verify
+from wattfare_mw.service.models import own_tools
 from wattfare_mw.service.settings import Settings
 
 MODEL = {"model": "fake/model", "max_tokens": 20}
@@ -37,6 +39,7 @@ HELD: dict[str, dict[str, Any]] = {
     "a router": {"model": "fake/router"},
     "a model without a price": {"model": "fake/unpriced"},
     "an image": {"modalities": ["image", "text"], "image_config": {"aspect_ratio": "1:1"}},
+    "a model that searches": {"model": "fake/deep-research"},
     "a cache for an hour": {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
 }
 
@@ -233,9 +236,51 @@ def test_unbounded_call_needs_a_cap(app: App, upstream: Upstream) -> None:
     upstream.calls.clear()
     status, code, message = error_of(app.chat(user="unlimited", **MODEL, preset="mine"))
     assert (status, code) == (400, "invalid_request")
-    assert "cap" in message
+    assert "`preset`" in message
+    assert "--user-ceiling-usd" in message
+    assert "`model`" in app.chat(user="unlimited", model="fake/router").text
     assert upstream.calls == []
     assert app.chat(user="unlimited", **MODEL).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("model", "held"),
+    [
+        ("sonar-deep-research", True),
+        ("openai/o4-mini-deep-research-2025-06-26", True),
+        ("perplexity/sonar-pro-search", True),
+        ("gpt-4o-mini-search-preview", True),
+        ("openai/gpt-5-search-api", True),
+        ("groq/compound-mini", True),
+        ("compound-beta", True),
+        ("x-ai/grok-4.20-multi-agent:nitro", True),
+        ("perplexity/sonar-pro", False),
+        ("openai/gpt-5", False),
+        ("compoundlabs/writer", False),
+        ("relace/relace-search", False),
+    ],
+)
+def test_models_that_search_by_themselves_have_no_bound(model: str, held: bool) -> None:
+    assert own_tools.is_open_ended(model) is held
+
+
+@pytest.mark.parametrize(
+    ("model", "listed", "fees"),
+    [
+        # The list has the fee of the one search.
+        ("perplexity/sonar-pro", {"search": Decimal("0.005")}, ("0.005", None)),
+        ("openai/gpt-4o-search-preview", {"search": Decimal("0.035")}, ("0.035", None)),
+        ("gpt-4o-mini-search-preview", {"search": Decimal("0.01")}, ("0.025", None)),
+        ("gpt-5-search-api", {}, ("0.01", None)),
+        ("sonar", {"request": Decimal("0.012")}, ("0.012", None)),
+        ("sonar", {}, (None, None)),
+        ("openai/gpt-5", {"search": Decimal("0.01")}, (None, "0.01")),
+    ],
+)
+def test_search_of_each_call_is_part_of_the_price(model: str, listed: Any, fees: Any) -> None:
+    price = Price(Rates(prompt=Decimal(1), completion=Decimal(2), **listed))
+    rates = own_tools.with_fee(model, price).rates
+    assert (rates.request, rates.search) == tuple(fee and Decimal(fee) for fee in fees)
 
 
 def test_operators_ceiling_counts_as_a_cap(tmp_path: Path, upstream: Upstream) -> None:

@@ -15,6 +15,8 @@ from wattfare_mw.service.chat.meter import Meter, estimate_tokens
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.models import upstream_answers
 from wattfare_mw.service.models.credential import Credential
+from wattfare_mw.service.models.own_tools import with_fee
+from wattfare_mw.service.models.price_lists import read_prices
 from wattfare_mw.service.models.upstream_answers import read_chunk, read_completion
 from wattfare_mw.types import encode
 
@@ -27,6 +29,78 @@ def meter(price: Price | None = PRICE, granted: int | None = 10**9) -> Meter:
     made = Meter(price, prompt_tokens=10)
     made.granted = granted
     return made
+
+
+#: Amounts in a list of models or in a report, some of which cannot be true.
+ODD = st.sampled_from(
+    [
+        "0",
+        "-1",
+        "1e-30",
+        "0.000001",
+        "0.0099",
+        "0.5",
+        "1000001",
+        "NaN",
+        "",
+        None,
+        True,
+        3,
+        1e300,
+        [],
+    ]
+)
+COUNTS = st.sampled_from([0, 1, 5, 1000, 10**9, 10**9 + 1, -1, 1.5, "7", "x", None, 1e300])
+
+
+@given(
+    st.fixed_dictionaries(
+        {"prompt": ODD, "completion": ODD},
+        optional={
+            "request": ODD,
+            "web_search": ODD,
+            "internal_reasoning": ODD,
+            "input_cache_read": ODD,
+            "input_cache_write": ODD,
+            "overrides": st.lists(st.fixed_dictionaries({"prompt": ODD}), max_size=2),
+        },
+    ),
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "prompt_tokens": COUNTS,
+                "completion_tokens": COUNTS,
+                "total_tokens": COUNTS,
+                "cache_read_input_tokens": COUNTS,
+                "cache_write_tokens": COUNTS,
+                "reasoning_tokens": COUNTS,
+                "cost": ODD,
+                "is_byok": st.booleans(),
+            },
+        ),
+        max_size=3,
+    ),
+    st.booleans(),
+)
+def test_bill_is_within_the_reservation_for_any_list_and_report(
+    pricing: dict, reports: list, bounded: bool
+) -> None:
+    body = msgspec.json.encode({"data": [{"id": "m", "pricing": pricing}]})
+    listed = read_prices(body)["m"]
+    if not isinstance(listed, Price):
+        return
+    # Sonar searches once for each call.
+    price = with_fee("sonar", listed)
+    measured = Meter(price, 10)
+    measured.bounded, measured.granted = bounded, price.bound(10, 20)
+    for report in reports:
+        measured.count(3)
+        measured.add_usage(upstream_answers.decode(msgspec.json.encode(report)))
+        assert 0 <= measured.billed <= price.bound(10, 20)
+        answer = upstream_answers.with_cost(encode({"usage": report}), measured)
+        cost = upstream_answers.decode(answer)["usage"]["cost"]
+        assert Decimal(cost).scaleb(9) == measured.billed
 
 
 def chunk(**delta) -> bytes:

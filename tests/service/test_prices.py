@@ -110,6 +110,32 @@ def test_exact_price_keeps_every_digit() -> None:
     assert cost(Price.flat(half, half, half), 1, 1) == 2
 
 
+@pytest.mark.parametrize(
+    ("pricing", "prompt"),
+    [
+        # Some lists have prices for a million tokens.
+        ({"prompt": 3.2664, "completion": 16.332}, "0.0000032664"),
+        ({"prompt": "0", "completion": "0.05"}, "0"),
+        ({"unit": "per_1m_tokens", "prompt": 0.0001, "completion": 2}, "1E-10"),
+        ({"unit": "per_1k_tokens", "prompt": 0.0001, "completion": 0.0002}, "1E-7"),
+        ({"unit": "per_token", "prompt": 0.5, "completion": 0.5}, "0.5"),
+        ({"prompt": "0.009", "completion": "0.009"}, "0.009"),
+        # These cannot be true.
+        ({"prompt": "0.000001", "completion": "0.05"}, None),
+        ({"unit": "per_word", "prompt": "0.000001", "completion": "0.000002"}, None),
+        ({"unit": ["per_token"], "prompt": "0.000001", "completion": "0.000002"}, None),
+    ],
+    ids=str,
+)
+def test_unit_of_a_price(pricing: dict, prompt: str | None) -> None:
+    price = price_of({**pricing, "request": "0.5"})
+    if prompt is None:
+        assert price is Unpriced.NOT_FIXED
+        return
+    assert isinstance(price, Price)
+    assert (price.rates.prompt, price.rates.request) == (Decimal(prompt), Decimal("0.5"))
+
+
 def test_odd_entry_hides_no_other_entry() -> None:
     models = [5, {"id": 7}, {"id": "odd", "pricing": "free"}, {"id": "m", "pricing": BASE}]
     assert set(read_prices(json.dumps({"data": models}).encode())) == {"m"}

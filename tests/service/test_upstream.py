@@ -96,6 +96,58 @@ def test_usage_chunk_is_sent_only_on_request(app: App, upstream: Upstream, asked
     assert sent == {"include_usage": True, **options.get("stream_options", {})}
 
 
+REFUSALS = [
+    (400, {"message": 'json: unknown field "stream_options"'}),
+    (
+        400,
+        {"error": {"message": "property 'stream_options' is unsupported, did you mean 'stream'?"}},
+    ),
+    (
+        422,
+        {
+            "object": "error",
+            "message": {
+                "detail": [
+                    {
+                        "type": "extra_forbidden",
+                        "loc": ["body", "stream_options", "include_usage"],
+                        "msg": "Extra inputs are not permitted",
+                    }
+                ]
+            },
+        },
+    ),
+    (400, {"error": {"message": "'stream_options' is only allowed when 'stream' is enabled"}}),
+]
+
+
+@pytest.mark.parametrize(("status", "refusal"), REFUSALS, ids=str)
+def test_stream_options_are_left_out_if_the_upstream_refuses_them(
+    app: App, upstream: Upstream, status: int, refusal: dict
+) -> None:
+    # Each name is a model of its own for the memory of the service.
+    suffix = ("nitro", "floor", "exacto", "nitro:floor")[REFUSALS.index((status, refusal))]
+    model = {"model": f"fake/model:{suffix}"}
+
+    def script(exchange: Exchange) -> None:
+        if "stream_options" in exchange.json:
+            exchange.answer(refusal, status=status)
+        else:
+            good(exchange)
+
+    upstream.script = script
+    asked = {"stream_options": {"include_usage": True}}
+    first = app.chat(**model, stream=True, **asked)
+    *_, usage, done = events_of(first.text)
+    assert done == "[DONE]"
+    cost = json.loads(usage, parse_float=Decimal)["usage"]["cost"]
+    assert billed(app) == cost == ESTIMATED_PROMPT + 4 * Decimal("0.000002")
+    assert len(upstream.calls) == 2
+    # It is remembered for the model.
+    assert app.chat(**model, stream=True).status_code == 200
+    assert len(upstream.calls) == 3
+
+
 def test_official_client_works(app: App, upstream: Upstream) -> None:
     messages = [{"role": "user", "content": "hello"}]
     with app.openai() as client:
@@ -495,6 +547,26 @@ def test_disconnected_client_closes_the_upstream(app: App, upstream: Upstream, w
 
 def test_models_route_returns_the_upstreams_list(app: App, upstream: Upstream) -> None:
     assert app.http.get("/models", headers=app.auth).json() == upstream.models
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("fake/model", True),
+        ("fake/model:nitro", True),
+        ("fake/model:floor:online", True),
+        ("models/fake/model", True),
+        ("fake/model:free", False),
+        ("nitro", False),
+    ],
+)
+def test_one_model_is_found_under_each_name_that_can_be_called(
+    app: App, upstream: Upstream, name: str, found: bool
+) -> None:
+    answer = app.http.get(f"/models/{name}", headers=app.auth)
+    assert (answer.status_code == 200) is found is (app.chat(model=name).status_code == 200)
+    if found:
+        assert answer.json() == {**upstream.models["data"][0], "id": name}
 
 
 def test_unreachable_upstream_is_a_failure(tmp_path) -> None:

@@ -159,7 +159,19 @@ def test_deeply_nested_error() -> None:
             "upstream",
             502,
         ),
+        (425, {"error": {"message": WORDS}}, "upstream", 502),
         (413, {"error": {"message": WORDS}}, "invalid_request", 400),
+        # A gateway may answer with plain text, or in a shape of its own.
+        (413, f"{WORDS}\n".encode(), "invalid_request", 400),
+        (500, WORDS.encode(), "upstream", 502),
+        (
+            400,
+            {"fault": {"faultstring": WORDS, "detail": {"errorcode": "x"}}},
+            "invalid_request",
+            400,
+        ),
+        (400, {"errorCode": "BAD", "errorMessage": WORDS}, "invalid_request", 400),
+        (400, {"err": {"msg": WORDS}}, "invalid_request", 400),
         (422, {"detail": WORDS}, "invalid_request", 400),
         (429, {"error": {"message": WORDS, "code": "rate_limit_exceeded"}}, "rate_limited", 429),
         # Google sends this for an ordinary rate limit.
@@ -197,6 +209,11 @@ def test_statuses_are_translated(status: int, body: Any, code: str, ours: int) -
         ({"error": {"http_status_code": 422, "message": WORDS}}, "invalid_request"),
         ({"base_resp": {"status_code": 1002, "status_msg": WORDS}}, "rate_limited"),
         ({"base_resp": {"status_code": 2013, "status_msg": WORDS}}, "invalid_request"),
+        ({"base_resp": {"status_code": 1039, "status_msg": WORDS}}, "rate_limited"),
+        ({"base_resp": {"status_code": 2056, "status_msg": WORDS}}, "rate_limited"),
+        ({"base_resp": {"status_code": 1033, "status_msg": WORDS}}, "upstream"),
+        # In Zhipu's `code`, 1004 and 1039 are no statuses.
+        ({"error": {"code": "1039", "message": WORDS}}, "upstream"),
         ({"object": "error", "message": WORDS, "code": 400}, "invalid_request"),
         ([{"error": {"code": 400, "message": WORDS}}], "invalid_request"),
         (openrouter(json.dumps(RAW), 502), "upstream"),
@@ -221,6 +238,11 @@ ACCOUNT = {
     "zhipu": (
         429,
         {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}},
+        "credit",
+    ),
+    "zhipu, locked": (
+        429,
+        {"error": {"code": "1112", "message": "Your account has been locked, please contact us"}},
         "credit",
     ),
     "401, html": (401, b"<html>", "key"),

@@ -24,6 +24,10 @@ VICTIM = b'"victim'
 MODELS: list[dict[str, Any]] = [
     {"id": "fake/model", "pricing": {"prompt": "0.000001", "completion": "0.000002"}},
     {"id": "fake/tiny", "pricing": {"prompt": "0.0000000001", "completion": "0.0000000003"}},
+    {
+        "id": "fake/deep-research",
+        "pricing": {"prompt": "0.000001", "completion": "0.000002", "web_search": "0.005"},
+    },
     {"id": "fake/router", "pricing": {"prompt": "-1", "completion": "-1"}},
     {"id": "fake/unpriced"},
 ]

@@ -99,7 +99,9 @@ class _WrongError(Exception):
 def _load(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file, parse_float=Decimal)
+            # Some editors of Windows write a byte order mark.
+            text = file.read().decode("utf-8-sig")
+        return tomllib.loads(text, parse_float=Decimal)
     except OSError as error:
         raise click.UsageError(f"{path}: cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ArithmeticError) as error:

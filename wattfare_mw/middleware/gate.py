@@ -19,7 +19,7 @@ from ..error_responses import LetThrough, refuse_other_methods, respond_to_error
 from ..errors import WattfareError, invalid_request
 from ..flow import Flow, InThread
 from ..logs import get_logger
-from ..model_entry import find_entry
+from ..model_entry import find_model, with_base
 from ..offload import LARGE_BODY
 from ..origins import FindAppCors, Origins
 from ..receiving import check_length
@@ -299,10 +299,11 @@ class Gate:
     def _one_model(self, request: Request, _record: Record) -> Flow[Response]:
         listing = yield from self._models_for(request)
         name = request.path[len(f"{self.base}/models/") :]
+        names = with_base(name) if self._models.allow(name) else ()
         if len(listing) <= LARGE_BODY:
-            entry = find_entry(listing, name)
+            entry = find_model(listing, names)
         else:
-            entry = yield InThread(find_entry, (listing, name))
+            entry = yield InThread(find_model, (listing, names))
         if entry is None:
             raise invalid_request(f"There is no model {name[:256]!r} in this app.", 404)
         return json_response(200, entry)

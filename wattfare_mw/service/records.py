@@ -146,6 +146,7 @@ class Bounds(msgspec.Struct, frozen=True):
             shortened.
         most: the highest possible cost. With a smaller reservation, the answer is shortened.
         requires_cap: True if only a cap can bound the cost.
+        because: the fields of the request that require a cap. The error names them.
         unbounded: True if ``most`` is only an amount to hold, and the call can cost more. If its
             process dies, the call is billed the last recorded cost, not the whole hold.
     """
@@ -154,12 +155,23 @@ class Bounds(msgspec.Struct, frozen=True):
     most: int
     requires_cap: bool = False
     unbounded: bool = False
+    because: tuple[str, ...] = ()
 
-    def holding(self, amount: int) -> Bounds:
-        """The bounds for the same call if its cost has no bound. It holds this amount, in
-        nano-dollars, or its own ``most`` if that is more."""
+    def holding(self, amount: int, because: tuple[str, ...]) -> Bounds:
+        """The bounds of the same call if its cost has no bound. It holds this amount in
+        nano-dollars, or its own bound if that is more.
+
+        Args:
+            because: the fields whose cost has no bound.
+        """
         # Even if its tokens are free, the call may cost something, so the budget must not be empty.
-        return Bounds(max(self.least, 1), max(self.most, amount), requires_cap=True, unbounded=True)
+        return Bounds(
+            max(self.least, 1),
+            max(self.most, amount),
+            requires_cap=True,
+            unbounded=True,
+            because=because,
+        )
 
 
 #: The bounds of a call that costs nothing.

@@ -34,6 +34,10 @@ class ScriptedProvider:
         """The built-in models."""
         return await Echo().models()
 
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """The name itself."""
+        return (model,)
+
     async def prepare(self, request: ChatRequest, request_id: str) -> ScriptedJob:
         """Prepare the next answer."""
         if request.n != 1:
@@ -108,7 +112,7 @@ class ScriptedJob(EchoJob):
             cost = PRICE.bound(prompt_tokens, tokens) if reply.cost is None else reply.cost
             self.bounds = Bounds(cost, cost)
             if request.held and hold is not None:
-                self.bounds = self.bounds.holding(hold)
+                self.bounds = self.bounds.holding(hold, request.held)
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
         """Start the answer. Shorten it to what the granted amount covers."""

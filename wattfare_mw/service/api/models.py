@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import invalid_request
-from ...model_entry import find_entry
+from ...model_entry import find_model
 from ...offload import LARGE_BODY, in_thread
 from . import credentials
 from .bodies import headers_of, json_response
@@ -20,14 +20,17 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """One model, as in the list. Its id may have slashes."""
+    """One model, as in the list. Its id may have slashes, and may be an alias or another name under
+    which a call can name the model."""
     name: str = request.path_params["model"]
     listing = await _listing(request)
+    state = state_of(request)
+    names = dict.fromkeys((name, *state.provider.names_of(state.aliases.get(name, name))))
     try:
         if len(listing) <= LARGE_BODY:
-            entry = find_entry(listing, name)
+            entry = find_model(listing, names)
         else:
-            entry = await in_thread(find_entry, listing, name)
+            entry = await in_thread(find_model, listing, names)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         entry = None
     if entry is None:

@@ -202,7 +202,8 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
         for field, inner in cast("dict[str, Any]", value).items():
             known = rules.get(field)
             if known is None:
-                found = both(found, _unknown(prefix + field[:64], field, inner))
+                if inner is not None or foreign_fields.is_foreign(field):
+                    found = both(found, _unknown(prefix + field[:64], field, inner))
             elif known is _plain:  # the usual case, without a call and a name
                 if isinstance(inner, (dict, list)):
                     _plain(prefix + field, inner)
@@ -691,7 +692,9 @@ _PROVIDER = _object(
 
 # Thinking is part of the answer, and ends with its limit: see `request.ChatRequest.limits`.
 _THINKING = _object(
-    dict.fromkeys(("type", "budget_tokens", "display", "clear_thinking", "keep"), _plain)
+    dict.fromkeys(
+        ("type", "budget_tokens", "token_budget", "display", "clear_thinking", "keep"), _plain
+    )
 )
 
 # Ollama's own options. Only the operator may set those for loading a model, so they are refused.
@@ -806,8 +809,9 @@ REQUEST: Mapping[str, Field] = {
     "model": Field(
         Kind.COUNTED,
         _text,
-        "the price of the model; a preset (`@preset/…`) is held; a model without a fixed price, "
-        "such as a router, is held if the upstream names the cost",
+        "the price of the model; a preset (`@preset/…`) is held; so is a model that searches or "
+        "calls other models by itself; a model without a fixed price, such as a router, is held "
+        "if the upstream names the cost",
     ),
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
@@ -849,6 +853,16 @@ REQUEST: Mapping[str, Field] = {
             **dict.fromkeys(("guided_regex", "guided_grammar", "regex", "ebnf", "grammar"), _text),
             "output_config": _object({"effort": _plain, "format": _json}),
             "output_format": _json,
+            # NVIDIA NIM's.
+            "nvext": _object(
+                {
+                    **dict.fromkeys(
+                        ("guided_json", "guided_choice", "guided_regex", "guided_grammar"),
+                        _plain_or(_json),
+                    ),
+                    "max_thinking_tokens": _plain,
+                }
+            ),
         },
     ),
     "documents": Field(Kind.COUNTED, _each(_json), "part of the prompt"),
@@ -889,6 +903,8 @@ REQUEST: Mapping[str, Field] = {
     ),
     # How the answer is sent.
     "stream": Field(Kind.FREE, _plain, "how the answer is sent"),
+    # OpenRouter sends the body that it sends to the model's provider, in one more chunk.
+    "debug": Field(Kind.FREE, _object({"echo_upstream_body": _plain}), "how the answer is sent"),
     "stream_options": Field(
         Kind.FREE,
         _object(
@@ -907,6 +923,7 @@ REQUEST: Mapping[str, Field] = {
         "how the answer is sent",
         *("incremental_output", "result_format", "stream_mode", "tool_stream", "raw_output"),
         *("parse_tool_calls", "timings_per_token", "return_progress", "perf_metrics_in_response"),
+        "return_cached_tokens_details",
     ),
     **_rows(
         Kind.FREE,
@@ -966,11 +983,17 @@ REQUEST: Mapping[str, Field] = {
     **_plain_rows(
         Kind.FREE,
         "how much the model thinks and writes, within the limit",
-        *("reasoning_effort", "include_reasoning", "reasoning_format", "verbosity"),
+        *("include_reasoning", "reasoning_format", "verbosity", "reasoning_budget"),
         *("enable_thinking", "think", "thinking_token_budget", "separate_reasoning"),
         *("stream_reasoning", "prompt_mode", "disable_reasoning", "clear_thinking"),
         *("preserve_thinking", "reasoning_history", "reasoning_split", "reasoning_in_content"),
         *("thinking_forced_open",),
+    ),
+    # LiteLLM also takes an object, with `effort` and `summary`.
+    "reasoning_effort": Field(
+        Kind.FREE,
+        _plain_or(_object(dict.fromkeys(("effort", "summary"), _plain))),
+        "how much the model thinks and writes, within the limit",
     ),
     # How the prompt is formatted.
     **_plain_rows(
@@ -978,7 +1001,7 @@ REQUEST: Mapping[str, Field] = {
         "how the prompt is formatted",
         *("echo", "add_generation_prompt", "continue_final_message", "add_special_tokens"),
         *("safe_prompt", "context_length_exceeded_behavior", "prompt_truncate_len"),
-        *("truncate", "shift", "document_image_limit", "document_page_limit"),
+        *("truncate", "shift", "document_image_limit", "document_page_limit", "num_ctx"),
     ),
     "transforms": Field(
         Kind.FREE, _only([], ["middle-out"]), "shortens a long prompt; other values are refused"
@@ -987,10 +1010,20 @@ REQUEST: Mapping[str, Field] = {
     **_plain_rows(
         Kind.FREE,
         "caching and grouping at the upstream",
-        *("user", "safety_identifier", "session_id", "prompt_cache_key"),
+        *("user", "safety_identifier", "session_id", "prompt_cache_key", "promptCacheKey"),
         *("prompt_cache_retention", "cache_salt", "cache_prompt", "prompt_cache_max_len"),
         *("prompt_cache_isolation_key", "id_slot"),
         *("request_id", "rid", "user_id"),
+    ),
+    # Azure OpenAI's. Microsoft's security software shows it to the operator.
+    "user_security_context": Field(
+        Kind.FREE,
+        _object(
+            dict.fromkeys(
+                ("application_name", "end_user_id", "end_user_tenant_id", "source_ip"), _plain
+            )
+        ),
+        "names of the app and its user, for the operator's security software",
     ),
     "store": Field(
         Kind.FREE, _plain, "the upstream keeps the answer, in the account whose key is used"

@@ -34,6 +34,8 @@ from .usage import TokenCounts
 BYTES_PER_TOKEN = 4
 #: The maximum characters per token of any long text. English has 4 to 5.
 MOST_CHARACTERS_PER_TOKEN = 8
+#: If a cost is more than this many times the price of its own tokens, its unit is not USD.
+MOST_TIMES = 50
 #: The maximum number of choices whose usage is counted separately.
 MAX_CHOICES = 128
 
@@ -52,6 +54,7 @@ class Meter:
         generated: True if the model has produced anything that can be billed.
         complete: True if the answer is complete.
         tier: the service tier that the provider has reported for the call; None if it did not.
+        bounded: True if the tokens of the call bound its cost.
     """
 
     # The initial state of each call.
@@ -59,6 +62,7 @@ class Meter:
     generated = False
     complete = False
     tier: str | None = None
+    bounded = False
     _granted: int | None = None
     _tokens_reported = False
     _cost: int | None = None  # the cost that the upstream reports
@@ -140,7 +144,17 @@ class Meter:
             return
         if not report.cost and self._is_priced and passed and not completion:
             return
+        if self._is_in_another_unit(report.cost):
+            return
         self.charge(report.cost)
+
+    def _is_in_another_unit(self, cost: int) -> bool:
+        """True if the cost is far above everything that the tokens in the report can cost. Some
+        gateways count in a unit of their own."""
+        if not self.bounded or self.price is None or self._granted is None or cost <= self._granted:
+            return False
+        tokens = self.price.cost(self._used, self._began, self.tier) if self._tokens_reported else 0
+        return 0 < tokens * MOST_TIMES < cost
 
     def charge(self, cost: int) -> None:
         """Record the cost of the whole call, in nano-dollars."""

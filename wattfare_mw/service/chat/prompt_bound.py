@@ -12,6 +12,7 @@ is the size of the text that the upstream's chat template creates from the reque
   time. A template may write this JSON again, with a space after each comma and colon.
 - Tools and the answer's format, in the longest form that a template may write: see
   :func:`.json_tokens`.
+- :data:`PER_ITEM` tokens for each document.
 - The additions of a template: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` before all
   of them (a default system message, the date, the list of channels), and :data:`WITH_TOOLS` for the
   rules on calling tools.
@@ -45,6 +46,9 @@ PER_CALL = 256
 #: The tokens that explain to a model how to call tools. Anthropic documents up to 700.
 WITH_TOOLS = 1024
 
+#: Tokens that a template puts around each document, or around another item of a list.
+PER_ITEM = 32
+
 #: The fields of a message that has only text or parts.
 TEXT_ONLY = frozenset({"role", "content"})
 #: The fields besides the messages that become text of the prompt.
@@ -54,7 +58,7 @@ _WRITTEN = frozenset(
         *("chat_template_kwargs", "documents", "structured_outputs", "structural_tag"),
         *("guided_json", "guided_choice", "guided_regex", "guided_grammar", "json_schema"),
         *("format", "regex", "ebnf", "grammar", "output_config", "thinking", "options"),
-        *("output_format", "translation_options"),
+        *("output_format", "translation_options", "nvext"),
     }
 )
 _TOOLS = ("tools", "functions")
@@ -79,7 +83,15 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
 def _beside(body: dict[str, Any]) -> int:
     rest = written(body)
     rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
-    return (json_tokens(rest) if rest else 0) + rules
+    return (json_tokens(rest) if rest else 0) + rules + PER_ITEM * _items(body)
+
+
+def _items(body: dict[str, Any]) -> int:
+    """How many documents there are, and how many other items of lists for the template."""
+    arguments = body.get("chat_template_kwargs")
+    given = cast("dict[str, Any]", arguments).values() if isinstance(arguments, dict) else ()
+    lists = (body.get("documents"), *given)
+    return sum(len(cast("list[Any]", each)) for each in lists if isinstance(each, (list, dict)))
 
 
 def written(body: dict[str, Any]) -> dict[str, Any]:

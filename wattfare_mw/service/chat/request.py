@@ -32,7 +32,7 @@ MAX_MODELS = 16
 _NO_LIMIT = -1
 #: Ollama's name of the limit, in ``options``.
 _OLLAMA_LIMIT = "num_predict"
-_THINKING = frozenset({"reasoning", "thinking", "thinking_budget"})
+_THINKING = frozenset({"reasoning", "thinking", "thinking_budget", "reasoning_budget"})
 _TOKEN_FIELDS = ("max_completion_tokens", "max_tokens")
 _LIMITS = frozenset({*_TOKEN_FIELDS, "options"})
 
@@ -76,7 +76,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
         if self.thinking >= most:
             raise invalid_request(
                 "The tokens for thinking (`reasoning.max_tokens`, `thinking.budget_tokens`, "
-                f"`thinking_budget`) count towards the limit, which is {most:,}."
+                f"`thinking_budget`, …) count towards the limit, which is {most:,}."
             )
         least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
         return least, most
@@ -283,6 +283,8 @@ def _thinking(fields: dict[str, Any]) -> int:
         _tokens_of_thinking(fields, "thinking_budget"),
         _inner(fields, "reasoning", "max_tokens"),
         _inner(fields, "thinking", "budget_tokens"),
+        _inner(fields, "thinking", "token_budget"),
+        _tokens_of_thinking(fields, "reasoning_budget"),
     )
 
 

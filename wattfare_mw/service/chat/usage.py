@@ -230,6 +230,8 @@ _FIELDS: _Fields = {
     "prompt_cache_hit_tokens": "hits",
     "prompt_cache_miss_tokens": "misses",
     "cached_tokens": "cache_read",
+    "cache_read_tokens": "cache_read",
+    "cache_write_tokens": "cache_write",
     "num_cached_tokens": "cache_read",
     "cached_prompt_tokens": "cache_read",
     "cached_prompt_text_tokens": "cache_read",
@@ -341,7 +343,7 @@ def _stand_beside(found: dict[str, int], prompt: int, cached: int, beside: int) 
     if beside and ("prompt" not in found or beside > prompt):
         return True
     says_so = found.get("total") == prompt + found.get("completion", 0) + cached
-    return says_so and (beside > 0 or cached > prompt)
+    return says_so and (beside > 0 or cached > prompt or cached != found.get("reasoning", 0))
 
 
 def _plausible_parts(whole: int, parts: dict[str, int]) -> dict[str, int]:

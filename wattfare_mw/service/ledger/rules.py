@@ -413,8 +413,10 @@ def _grant(budgets: tuple[_Budget, ...], bounds: Bounds, now: int) -> int:
             free = left if free is None else min(free, left)
     if free is None:
         if bounds.requires_cap:
+            names = "".join(f" `{name}`" for name in bounds.because[:1])
             raise invalid_request(
-                "The cost of this call has no bound, so it needs a budget with a cap."
+                f"The cost of{names or ' this call'} has no bound, so this call needs a budget "
+                "with a cap. The user can set a cap, or the operator can set --user-ceiling-usd."
             )
         return bounds.most
     if bounds.least > free:

@@ -16,7 +16,7 @@ from ...errors import invalid_request
 from ...logs import describe, get_logger
 from ...offload import LARGE_BODY, in_thread
 from ..chat.price import Price
-from . import model_lists, output_limits, upstream_answers
+from . import model_lists, output_limits, own_tools, upstream_answers
 from .output_limits import ModelLimits
 from .own_prices import OwnPrices
 from .price_lists import Unpriced, published, read_prices
@@ -116,7 +116,7 @@ class Catalog:
         models = await self._read()
         listed = models.prices.get(model) or models.find(names)
         if isinstance(listed, Price):
-            return listed
+            return own_tools.with_fee(base or model, listed)
         if listed is Unpriced.NOT_FIXED:
             return default
         if listed is None and models.body is not None:
@@ -154,6 +154,7 @@ class Catalog:
             return self._published[model]
         # In a thread, because the first lookup takes a second to read the table of prices.
         price = await asyncio.to_thread(published, model_lists.bare(model), self._base_url)
+        price = price and own_tools.with_fee(model, price)
         if price is not None or is_listed:  # clients can invent any number of names
             self._published[model] = price
         return price

@@ -63,6 +63,10 @@ class Echo:
             }
         )
 
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """The name itself."""
+        return (model,)
+
     async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:
         """Prepare the answer, with its exact price."""
         if request.model not in MODELS:
@@ -157,7 +161,7 @@ class EchoJob:
             PRICE.bound(prompt_tokens, self._limit),
         )
         if request.held and hold is not None:
-            self.bounds = self.bounds.holding(hold)
+            self.bounds = self.bounds.holding(hold, request.held)
 
     async def tighten(self) -> Bounds | None:
         """Return None: the bounds are exact."""

@@ -21,21 +21,21 @@ _MOST_SECONDS = 86_400
 #: A time in Google's JSON, such as "31s".
 _DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: The fields with the message of an error.
-_MESSAGES = ("message", "msg", "detail", "Message", "error_description", "status_msg")
+_MESSAGES = (
+    *("message", "msg", "detail", "Message", "error_description", "status_msg"),
+    *("errorMessage", "error_message", "faultstring"),
+)
 #: The fields that an error may be wrapped in.
-_WRAPPERS = ("error", "errors", "detail", "base_resp")
+_WRAPPERS = ("error", "errors", "detail", "base_resp", "fault", "err")
 #: The fields with the time to wait, in seconds.
 _DELAYS = ("retry_after", "retry_after_seconds", "retryAfter")
-#: MiniMax's own codes, which it sends under status 200.
+#: MiniMax's own codes, which it sends under status 200: platform.minimax.io/docs/api-reference/
+#: errorcode. The limits are those of requests, tokens, connections, growth and a plan's window.
 _STATUS_OF_MINIMAX = {
-    1002: 429,
-    1004: 401,
+    **dict.fromkeys((1002, 1039, 1041, 2045, 2056), 429),
+    **dict.fromkeys((1004, 2049), 401),
     1008: 402,
-    1026: 400,
-    1027: 400,
-    1039: 400,
-    2013: 400,
-    2049: 401,
+    **dict.fromkeys((1026, 1027, 1042, 2013), 400),
 }
 #: The fields of answers, chunks and choices.
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
@@ -67,6 +67,16 @@ class ParsedError(msgspec.Struct, frozen=True, gc=False):
 def in_error(answer: object) -> ParsedError:
     """Read the body of an HTTP error, which may have any shape and need not be JSON."""
     return _parsed(answer)
+
+
+def in_text(body: bytes) -> ParsedError:
+    """Read the body of an HTTP error that is not JSON: one line of plain text, if it is that."""
+    try:
+        text = body[: 4 * _MOST_WORDS].decode().strip()
+    except UnicodeDecodeError:
+        return ParsedError()
+    is_plain = text.isprintable() and not text.startswith(("<", "{", "["))
+    return ParsedError(text[:_MOST_WORDS]) if is_plain and text else ParsedError()
 
 
 def in_success(answer: object) -> ParsedError | None:
@@ -210,9 +220,13 @@ def _message(fields: dict[str, Any]) -> str | None:
 def _code(fields: dict[str, Any]) -> str | None:
     for name in ("code", "status"):
         value = fields.get(name)
-        if isinstance(value, str) and _CODE.fullmatch(value):
+        if isinstance(value, str) and _CODE.fullmatch(value) and value not in _NO_CODES:
             return value
     return None
+
+
+#: Words in the place of a code that say nothing.
+_NO_CODES = frozenset({"error", "fail", "failed", "failure"})
 
 
 def _names(fields: dict[str, Any]) -> Iterator[str]:
@@ -256,7 +270,8 @@ def _status(fields: dict[str, Any]) -> int | None:
         if isinstance(value, str) and value.isascii() and value.isdigit():
             value = int(value[:4])
         if type(value) is int:
-            value = _STATUS_OF_MINIMAX.get(value, value)
+            if name == "status_code":  # Zhipu has other meanings for the same numbers, in `code`
+                value = _STATUS_OF_MINIMAX.get(value, value)
             if 400 <= value < 600:
                 return value
     return None

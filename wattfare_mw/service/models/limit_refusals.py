@@ -1,5 +1,5 @@
-"""Reads an upstream's refusal of a call's token limit. The upstream may want another name for the
-limit, or a lower limit. No I/O.
+"""Reads an upstream's refusal of a field that the service has added to a call. The upstream may
+want another name for the limit or a lower limit, or it may not know ``stream_options``. No I/O.
 
 Each provider and gateway has its own wording, and many quote another one. So the whole error is
 read as text. A wrong guess causes one more refused call, but does not change a bill.
@@ -34,9 +34,12 @@ _UNSUPPORTED = re.compile(
     r"|extra (?:inputs|fields)|additional property|additional properties"
     r"|no (?:such )?(?:field|parameter|argument)"
     r"|not (?:a )?(?:valid|known|defined|accepted|available)|deprecated|instead"
-    r"|invalid (?:parameter|argument|field)|not implemented|cannot be used|remove",
+    r"|invalid (?:parameter|argument|field)|not implemented|cannot be used|remove|only allowed",
     re.IGNORECASE,
 )
+#: The field that asks for the usage of a stream. Mistral has refused it
+#: (openai/openai-agents-python#442), and so does Databricks (continuedev/continue#12936).
+_USAGE_FIELD = re.compile(r"stream_options|include_usage")
 #: Words about a number.
 _ABOUT_SIZE = re.compile(
     r"too (?:large|high|big|many|long)|at most|less than|lower than|smaller than|below|maximum"
@@ -82,11 +85,13 @@ class LimitRefusal(msgspec.Struct, frozen=True):
         name: the name to use instead; None if the name was not the reason.
         most: the highest accepted limit, in tokens; None if the number was not the reason.
         for_this_prompt: True if ``most`` is the rest of the context window after this prompt.
+        without_usage: True if the upstream does not know the field that asks for the usage.
     """
 
     name: LimitName | None = None
     most: int | None = None
     for_this_prompt: bool = False
+    without_usage: bool = False
 
 
 OTHER_REASON = LimitRefusal()
@@ -105,6 +110,8 @@ def read(
     if status not in STATUSES:
         return OTHER_REASON
     text = body[:MAX_READ].decode("utf-8", "replace").replace("\\", "")
+    if _USAGE_FIELD.search(text) is not None and _UNSUPPORTED.search(text) is not None:
+        return LimitRefusal(without_usage=True)
     text = re.sub(rf"(?<!\w){re.escape(model)}(?!\w)", " ", text)
     name = _other_name(text, names)
     context = _left_of_context(text, limit)

@@ -40,6 +40,8 @@ def normalized(body: bytes) -> bytes:
         if name:
             fields = entry if isinstance(entry, dict) else {}
             models.append({**fields, "id": bare(name)})
+    if entries and not models:
+        raise msgspec.ValidationError("no entry has a name")
     return msgspec.json.encode({"object": "list", "data": models})
 
 
@@ -69,7 +71,9 @@ def _entries(body: bytes) -> list[_Entry] | bytes:
 
 
 def _has_id(entry: _Entry) -> bool:
-    return not isinstance(entry, str) and (not isinstance(entry, dict) or "id" in entry)
+    if isinstance(entry, dict):
+        return bytes(entry.get("id", b""))[:1] == b'"'
+    return not isinstance(entry, str)
 
 
 def _name(entry: _Entry) -> str | None:

@@ -222,13 +222,14 @@ def names_for(
 
 
 class LearnedLimits:
-    """The limits that an upstream has named when it refused a call. Only the latest models are
+    """What an upstream has said about each model when it refused a call. Only the latest models are
     kept."""
 
     def __init__(self) -> None:
         self._names: dict[str, LimitName] = {}
         # A maximum can be only for answers without a stream, as at Fireworks.
         self._most: dict[tuple[str, bool], int] = {}
+        self._without_usage: dict[str, bool] = {}
 
     def name(self, model: str) -> LimitName | None:
         """The name that this model accepts, if the upstream has refused the other."""
@@ -237,6 +238,14 @@ class LearnedLimits:
     def most(self, model: str, *, stream: bool) -> int | None:
         """The maximum that the upstream has named for this model, in tokens."""
         return self._most.get((model, stream))
+
+    def gives_usage(self, model: str) -> bool:
+        """False if the upstream has refused the field that asks for the usage of a stream."""
+        return model not in self._without_usage
+
+    def note_without_usage(self, model: str) -> None:
+        """Remember that this model has accepted a call without the field for the usage."""
+        _remember(self._without_usage, model, True)
 
     def note_name(self, model: str, name: LimitName) -> None:
         """Remember that this model has accepted its limit under this name."""

@@ -102,6 +102,18 @@ _NAMES = {
     # "Fixed cost per image input", beside its tokens: openrouter.ai/docs/api-reference/models.
     "image": "per_image",
 }
+#: The rates that are not for tokens.
+_FEES = frozenset({"request", "web_search", "image"})
+#: The units of a price, as powers of ten, if a list names one.
+_UNITS = {
+    "per_token": 0,
+    "per_1k_tokens": -3,
+    "per_1m_tokens": -6,
+    "per_million_tokens": -6,
+}
+#: No token costs this much, in USD. Some lists have prices for a million tokens and do not say so:
+#: NousResearch/hermes-agent#79400.
+MOST_FOR_A_TOKEN = Decimal("0.01")
 #: Conditions of an override.
 _CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end"})
 
@@ -118,20 +130,41 @@ def _price(pricing: dict[str, Any]) -> Price | Unpriced:
         discount = _amount(pricing.get("discount") or 0)
         if discount > 1:
             raise ValueError("a discount must be a part of the price")
+        places = _unit(pricing)
         return Price(
-            _rates(pricing, frozenset({"overrides", "discount"})),
-            tuple(map(_override, cast("list[object]", overrides))),
+            _rates(pricing, frozenset({"overrides", "discount", "unit"}), places),
+            tuple(_override(each, places) for each in cast("list[object]", overrides)),
             discount,
         )
     except (ValueError, ArithmeticError):
         return Unpriced.NOT_FIXED
 
 
-def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
+def _unit(pricing: dict[str, Any]) -> int:
+    """The unit of the prices of tokens, as a power of ten.
+
+    Raises:
+        ValueError, ArithmeticError: it is unknown.
+    """
+    unit = pricing.get("unit")
+    if unit is not None:
+        if not isinstance(unit, str) or unit not in _UNITS:
+            raise ValueError("the unit is not known")
+        return _UNITS[unit]
+    both = sorted((_amount(pricing["prompt"]), _amount(pricing["completion"])))
+    if both[1] < MOST_FOR_A_TOKEN:
+        return 0
+    if 0 < both[0] < MOST_FOR_A_TOKEN.scaleb(-2):
+        raise ValueError("the two prices have different units")
+    return -6
+
+
+def _rates(pricing: dict[str, Any], others: frozenset[str], places: int) -> Rates:
     """The rates of a table.
 
     Args:
         others: names of fields that are not rates.
+        places: the unit of the prices of tokens, as a power of ten.
 
     Raises:
         ValueError, ArithmeticError: one of them is not a price, or is unknown and not zero.
@@ -141,6 +174,8 @@ def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
         if value is None or name in others:
             continue
         amount = _amount(value)
+        if name not in _FEES:
+            amount = amount.scaleb(places)
         if name in _NAMES:
             # Zero for a part of the prompt or the answer means that it has no separate rate.
             if amount or name in ("prompt", "completion"):
@@ -150,7 +185,7 @@ def _rates(pricing: dict[str, Any], others: frozenset[str]) -> Rates:
     return Rates(**rates)
 
 
-def _override(override: object) -> Override:
+def _override(override: object, places: int) -> Override:
     if not isinstance(override, dict):
         raise ValueError("an override must be an object")
     fields = cast("dict[str, Any]", override)
@@ -160,7 +195,7 @@ def _override(override: object) -> Override:
     start, end = fields.get("utc_start"), fields.get("utc_end")
     window = None if start is None and end is None else (_time(start), _time(end))
     return Override(
-        rates=_rates(fields, _CONDITIONS), min_prompt=int(_amount(least)), window=window
+        rates=_rates(fields, _CONDITIONS, places), min_prompt=int(_amount(least)), window=window
     )
 
 

@@ -87,6 +87,10 @@ class Provider(Protocol):
         """The list of models, in OpenRouter's JSON format."""
         ...
 
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """The names under which the list may have the model that a call names so."""
+        ...
+
     async def prepare(self, request: ChatRequest, request_id: str) -> Job:
         """Prepare the job for this request, without sending anything.
 

@@ -196,7 +196,10 @@ PROVIDERS = (
     # cache" in its documentation.
     ProviderFacts(
         name="dashscope",
-        hosts=("dashscope.aliyuncs.com", ".dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com"),
+        hosts=(
+            *("dashscope.aliyuncs.com", ".dashscope.aliyuncs.com"),
+            *("dashscope-intl.aliyuncs.com", "dashscope-us.aliyuncs.com"),
+        ),
         stops_on_hang_up=False,
     ),
     # Nothing is documented of a hang-up.
@@ -213,6 +216,13 @@ PROVIDERS = (
         hosts=("api.deepinfra.com",),
         stops_on_hang_up=True,
         names_cost=True,
+    ),
+    # Nothing is documented of a hang-up. The hosts of workspaces: "Workspace URL" in its
+    # documentation.
+    ProviderFacts(
+        name="databricks",
+        hosts=(".cloud.databricks.com", ".gcp.databricks.com", ".azuredatabricks.net"),
+        stops_on_hang_up=False,
     ),
     # "When the connection is closed Ollama should stop generating": ollama/ollama#1695 and #9813.
     # It knows `max_tokens` only: docs/openai.md of ollama/ollama.

@@ -29,7 +29,16 @@ from ..chat.price import MAX_RESERVATION, Price
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
-from . import documents, generations, limit_refusals, offers, upstream_answers, variants
+from . import (
+    documents,
+    generations,
+    limit_refusals,
+    model_lists,
+    offers,
+    own_tools,
+    upstream_answers,
+    variants,
+)
 from .catalog import Catalog, NoListError
 from .credential import Credential
 from .offers import Offer
@@ -147,6 +156,11 @@ class Upstream:
         """The upstream's own list."""
         return self.operator.redactor.answer(await self._catalog.body())
 
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """The names under which the list may have this model, or the model of this variant."""
+        base = variants.read(model).base if self.provider.variants else model
+        return (*model_lists.names_of(model), *model_lists.names_of(base))
+
     async def unpriced_models(self) -> tuple[int, list[str]]:
         """How many models the upstream lists, and the names of those without a fixed price.
 
@@ -162,6 +176,7 @@ class Upstream:
             request.held
             or None in [offer.price for offer in models]
             or any(map(_names_preset, request.models))
+            or any(map(own_tools.is_open_ended, request.models))
         )
         hold = self._hold if unbounded else None
         if request.attachments is not None and request.attachments.documents:
@@ -176,6 +191,11 @@ class Upstream:
         price = await self._price(model, variant.base)
         if price is None and not self._may_be_unpriced(model):
             raise self._unpriced(model)
+        if self._hold is None and own_tools.is_open_ended(model):
+            raise invalid_request(
+                f"`model` {model!r} is not allowed: it searches or calls other models by itself, "
+                "so its cost has no bound."
+            )
         limits = self._catalog.limits(model)
         offer = Offer(price, variant, self.families.of(variant.base), limits)
         by = self._catalog.fresh
@@ -421,6 +441,7 @@ class UpstreamJob:
             estimate = prompt_bound.counts(estimate, attached, models[0].family).prompt
             images = len(attached.images)
         self._text = prompt_bound.bound(request.body, messages)
+        self._held_for = request.held or ("model",)
         self._offers = models
         self._hold = hold
         self._page_usd = upstream.provider.page_usd
@@ -438,6 +459,7 @@ class UpstreamJob:
         # Until the answer names its model.
         price = offers.dearest(self._bounds, request.n * most)
         self.meter = Meter(price, estimate, images=images)
+        self.meter.bounded = hold is None and bool(self._bounds)
         self._unanswered = len(models) > 1
         self._limit_names = names_for(
             request.model,
@@ -445,6 +467,7 @@ class UpstreamJob:
             upstream.provider,
             upstream.learned.name(request.model),
         )
+        self._asks_usage = request.stream and upstream.learned.gives_usage(request.model)
         # The other costs of a held call come at its end, or are in a record.
         cost_at_end = hold is not None and not upstream.keeps_records
         self.detaches = not request.stream or upstream.on_hang_up == "finish" or cost_at_end
@@ -462,10 +485,12 @@ class UpstreamJob:
         if self._bounds:
             bounds = offers.between(self._bounds, answers * self._least, answers * self._limit)
         elif self._hold is None:
-            return Bounds(1, MAX_RESERVATION, requires_cap=True)
+            return Bounds(1, MAX_RESERVATION, requires_cap=True, because=("model",))
         else:
             bounds = Bounds(1, 1)
-        return bounds if self._hold is None else bounds.holding(self._hold)
+        if self._hold is None:
+            return bounds
+        return bounds.holding(self._hold, self._held_for)
 
     async def tighten(self) -> Bounds | None:
         """Count the prompt with the model's own tokenizer, if it is installed. It is counted once,
@@ -514,10 +539,11 @@ class UpstreamJob:
         raise await self._wrong_kind()
 
     async def _send(self, request: ChatRequest) -> AsyncHTTPResponse:
-        """Send the call, and again with another limit if the upstream refuses this one. A refusal
-        costs nothing, and each try is within the same reservation."""
+        """Send the call, and again if the upstream refuses the limit or the field for the usage. A
+        refusal costs nothing, and each try is within the same reservation."""
         name: LimitName | None = None
         most: int | None = None
+        gave_usage = self._asks_usage
         while True:
             fields = self._body()
             if request.large:
@@ -538,6 +564,8 @@ class UpstreamJob:
                     upstream.learned.note_name(model, name)
                 if most is not None:
                     upstream.learned.note_most(model, most, stream=request.stream)
+                if self._asks_usage != gave_usage:
+                    upstream.learned.note_without_usage(model)
                 return answer
             said = limit_refusals.read(
                 answer.status,
@@ -546,7 +574,9 @@ class UpstreamJob:
                 limit=self._limit,
                 model=model,
             )
-            if said.most is not None and self._may_lower_to(said.most):
+            if said.without_usage and self._asks_usage:
+                self._asks_usage = False  # the usage is then counted as it passes
+            elif said.most is not None and self._may_lower_to(said.most):
                 self._lowerings += 1
                 most = None if said.for_this_prompt else said.most
                 self._limit = said.most
@@ -661,9 +691,11 @@ class UpstreamJob:
         request = self._request
         body = request.limited(self._limit, *self._limit_names)
         body.pop("usage", None)  # OpenRouter's way to ask for the usage. OpenAI refuses it.
-        if request.stream:
+        if self._asks_usage:
             options = body.get("stream_options")
             body["stream_options"] = {**(options or {}), "include_usage": True}
+        else:
+            body.pop("stream_options", None)
         routed = True in [offer.variant.routed for offer in self._offers]
         if (body.get("provider") or routed) and self._bounds:
             # No provider that it is routed to may cost more than was reserved.

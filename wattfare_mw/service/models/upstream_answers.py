@@ -77,7 +77,7 @@ def failure(
     try:
         parsed = error_shapes.in_error(decode(body))
     except (ValueError, WattfareError):
-        parsed = _NOTHING_SAID
+        parsed = error_shapes.in_text(body)
     retry_after = retry_after_in(headers)
     if retry_after is None:
         retry_after = parsed.retry_after
@@ -104,7 +104,7 @@ def _failure(
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
     elif status == 403 and parsed.flagged:
         failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
-    elif 400 <= status < 500 and status != 408:
+    elif 400 <= status < 500 and status not in _LATER:
         failure = invalid_request(f"The upstream refused the request ({status}).")
     else:
         failure = failed(f"The upstream failed ({status}).")
@@ -211,7 +211,8 @@ def _is_about_money(status: int, parsed: error_shapes.ParsedError) -> bool:
     return status == 402 or not known <= _KEY_ERRORS or _has_words(parsed, _MONEY_WORDS)
 
 
-_NOTHING_SAID = error_shapes.ParsedError()
+#: Statuses of a request that can be sent again: a timeout, and "Too Early".
+_LATER = (408, 425)
 #: Statuses about the account that pays: its key, its credit, its rights.
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 #: The names of errors about a key or its rights, as OpenAI, Anthropic and Google give them. They
@@ -254,7 +255,8 @@ _ACCOUNT_ERRORS = _KEY_ERRORS | {
 _MONEY_WORDS = re.compile(
     r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
-    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|in arrears)|余额不足|欠费",
+    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|locked|in arrears)"
+    r"|余额不足|欠费|账户已被锁定|账号已被锁定",
     re.IGNORECASE,
 )
 #: The words of errors about the limit of a key. OpenRouter sends them with a 402 or a 403.

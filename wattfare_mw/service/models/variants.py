@@ -13,7 +13,8 @@ from functools import lru_cache
 
 import msgspec
 
-_ROUTED = frozenset({"nitro", "floor", "exacto"})
+from ...model_entry import SUFFIXES
+
 _ONLINE = "online"
 #: The price of a search if the list does not have a higher one: five results at $4 for 1,000:
 #: openrouter.ai/docs/features/web-search.
@@ -41,8 +42,8 @@ def read(model: str) -> Variant:
     """Parse a model's name."""
     routed, searches = False, 0
     base, colon, last = model.rpartition(":")
-    while colon and (last in _ROUTED or last == _ONLINE):
-        routed |= last in _ROUTED
+    while colon and f":{last}" in SUFFIXES:
+        routed |= last != _ONLINE
         searches |= last == _ONLINE
         model = base
         base, colon, last = model.rpartition(":")
