@@ -524,7 +524,9 @@ async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:
         last = list(lines)[-1]
         assert time.monotonic() - stopped < 1
     assert stopped - began < 1
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "not_connected"
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["code"] == "not_connected"
+    assert error["requestId"] == answer.headers["x-request-id"]
 
 
 async def test_stop_cuts_off_a_stream_of_another_process(tmp_path: Path) -> None:

@@ -568,7 +568,8 @@ class CallRunner:
         if not begun:
             raise error
         log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
-        await output.end(sse.write_error(lead_to_budget(error, self._public_url)))
+        told = lead_to_budget(error, self._public_url)
+        await output.end(sse.write_error(told, call.request_id))
 
     async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
         """Pass on a stream as long as its client is there, and return its last events."""
