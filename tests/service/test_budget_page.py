@@ -320,7 +320,9 @@ async def test_apps_are_shown_in_pages(ada: Someone, app: App) -> None:
         "/budget?page=0",
         "/budget?page=-1",
         "/budget?page=x",
-        "/budget?page=99999999999999999999999",
+        "/budget?page=10000000000000000000000",
+        "/budget?page=1000000" + "0" * 5000,
+        "/budget/ended?page=10000000000000000000000",
         "/budget?page=",
         "/budget/calls?before=",
         "/budget/calls?before=1",
@@ -607,11 +609,17 @@ async def test_export_has_each_row(ada: Someone, app: App) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["=1+1", "+1", "-1", "@x", "\t=1", " =1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201"]
+    ("before", "formula"),
+    [
+        *[("", text) for text in ("=1+1", "+1", "-1", "@x", "\t=1", " =1")],
+        *[("", text) for text in ("\uff1d1", "\uff0b1", "\uff0d1", "\uff201")],
+        *[("Ltd;", "=1"), ("Ltd\t", "=1"), ('Ltd";', " @x")],
+    ],
 )
 async def test_text_in_the_export_cannot_become_a_formula(
-    ada: Someone, service: Service, name: str
+    ada: Someone, service: Service, before: str, formula: str
 ) -> None:
+    name, escaped = f"{before}{formula}", f"{before}'{formula}"
     keys = service.create_app()
     await write(
         ada.store,
@@ -621,9 +629,9 @@ async def test_text_in_the_export_cannot_become_a_formula(
         await ada.pays_for(app, f"{name}user")
         await add_calls(ada, app, 1, user=f"{name}user", model=f"{name}model")
     (row,) = csv.DictReader(io.StringIO(ada.browser.http.get("/budget/calls.csv").text))
-    assert row["app"] == f"'{name}"
-    assert row["app_user"] == f"'{name}user"
-    assert row["model"] == f"'{name}model"
+    assert row["app"] == escaped
+    assert row["app_user"] == f"{escaped}user"
+    assert row["model"] == f"{escaped}model"
 
 
 # -- delete my data
