@@ -9,7 +9,6 @@ FUZZ := .venv-fuzz
 # How many tests run at a time.
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
-PYRIGHT = $(BIN)/pyright --pythonpath $(BIN)/python
 PYTEST_ARGS ?=
 # Those that take longer with more examples and more deaths of processes, and are not fast.
 LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py tests/hostile/test_large_bodies.py tests/hostile/test_stop.py
@@ -24,7 +23,7 @@ MUTANTS ?=
 # The Chromium that `make test-browsers` drives. Without it: that of the machine, or of apt.
 CHROMIUM ?=
 
-.PHONY: help demo test test-fast test-long test-newest test-libraries test-browsers test-mutants screenshots fuzz lint style format coverage bench lock upgrade clean
+.PHONY: help demo test test-fast test-long test-newest test-libraries test-browsers test-mutants screenshots fuzz lint format coverage bench lock upgrade clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,23 +31,23 @@ help: ## list the targets
 demo: $(VENV)/demo ## show the main job on screen, with real HTTP
 	@$(BIN)/wattfare demo
 
-# The type checker takes longer than all linters, so it runs beside the tests. Its report comes last.
-test: style ## run the linters, the type checker and all tests but a few long ones
-	@types=$$(mktemp); $(PYRIGHT) >$$types 2>&1 & checker=$$!; \
-		$(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
-		wait $$checker; checked=$$?; echo "$(PYRIGHT)"; cat $$types; rm -f $$types; \
-		exit $$((tests ? tests : checked))
+# The linters and the type checker run beside the tests. Their report comes last.
+test: $(VENV)/test ## run the linters, the type checker and all tests but a few long ones
+	@report=$$(mktemp); $(MAKE) --no-print-directory lint >$$report 2>&1 & linters=$$!; \
+		WATTFARE_TEST_EXAMPLES=0.5 $(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
+		wait $$linters; linted=$$?; cat $$report; rm -f $$report; \
+		exit $$((tests ? tests : linted))
 
 test-fast: $(VENV)/test ## run the tests that need no server and no database
-	$(PYTEST) -m fast $(PYTEST_ARGS)
+	WATTFARE_TEST_EXAMPLES=0.2 $(PYTEST) -m fast $(PYTEST_ARGS)
 
-# Half of its time goes to the session `lowest`, which runs all tests.
+# Half of its time goes to the session `lowest`, which runs what `make test` runs.
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and the tests with other versions
 	$(PYTEST) -m long $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	cd tests && ../$(BIN)/python -m mutants
-	$(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
+	WATTFARE_TEST_EXAMPLES=0.5 $(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
 
 test-mutants: $(VENV)/test ## put faults into a copy of the code; a test must see each
 	cd tests && ../$(BIN)/python -m mutants $(MUTANTS)
@@ -71,14 +70,12 @@ screenshots: $(TOOLS)/tools ## make the pictures of the pages in docs/img
 fuzz: $(FUZZ)/fuzz ## feed made-up input to the readers, the middleware and the service
 	PYTHONPATH=tests $(FUZZ)/bin/python -m fuzz $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS)) $(FUZZ_ARGS)
 
-lint: style ## check the code and its types
-	$(PYRIGHT)
-
-style: $(VENV)/test
+lint: $(VENV)/test ## check the code and its types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/test ## format the code
 	$(BIN)/ruff check --fix .

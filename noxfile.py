@@ -36,7 +36,7 @@ def minor_versions() -> list[str]:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """Run all tests of an unpacked sdist, with the lowest versions that it declares."""
+    """Run the tests of an unpacked sdist, with the lowest versions that it declares."""
     with tempfile.TemporaryDirectory() as name:
         install(session, "lowest")
         session.run("hatchling", "build", "--target", "sdist", "--directory", name)
@@ -46,7 +46,7 @@ def lowest(session: nox.Session) -> None:
             # In place of the editable one: the tests see what a user installs.
             session.install("--no-deps", "--no-build-isolation", ".")
             # The types of old versions differ.
-            session.run(*PYTEST, "--ignore=tests/typing", *session.posargs)
+            session.run(*PYTEST, "-m", "not long", "--ignore=tests/typing", *session.posargs)
 
 
 @nox.session
@@ -75,7 +75,7 @@ def extras(session: nox.Session, extra: str) -> None:
         build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
         session.run(*build, "--directory", name, external=True, silent=True)
         (wheel,) = Path(name).glob("*.whl")
-        # Some extras add to the service, and are of no use without it.
+        # Some extras add to the service and need it.
         chosen = {"nothing": ""}.get(extra, f"[{extra}]")
         if extra in ("postgresql", "redis", "tokenizer"):
             chosen = f"[service,{extra}]"

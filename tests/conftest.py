@@ -135,7 +135,6 @@ def pytest_collection() -> Generator[None]:
     try:
         return (yield)
     finally:
-        gc.collect()
         gc.freeze()
         gc.enable()
 
@@ -241,7 +240,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def _quiet_root_logger() -> None:
     """Resets the logging that a framework configures for its app, so that it does not affect later
     tests."""
-    logging.getLogger().setLevel(logging.WARNING)
+    root = logging.getLogger()
+    if root.level != logging.WARNING:  # setting it clears a cache of each logger
+        root.setLevel(logging.WARNING)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -36,7 +36,8 @@ from wattfare_mw.types import encode
 KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
 _CREDENTIAL = Credential(KEY)
 _PRICE = Price.flat(Decimal("0.000001"), Decimal("0.000002"))
-_SIGNER = Signer(b"k" * 32)
+# Its clock stands still, so that the token does not expire in a long run.
+_SIGNER = Signer(b"k" * 32, lambda: 1_800_000_000)
 _TOKEN = _SIGNER.mint(Session("app", "u1", None, 0)).token.encode()
 
 
