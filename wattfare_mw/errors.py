@@ -293,6 +293,8 @@ MAX_UPSTREAM_CODE = 100
 MAX_LIMIT_NAME = 32
 #: The maximum length of a ``manageUrl``, in characters.
 MAX_MANAGE_URL = 2048
+#: The maximum length of a request id, in characters.
+MAX_REQUEST_ID = 128
 #: The largest accepted amount, in USD, and the latest accepted time, in Unix seconds.
 _MAX_USD = 10**12
 _MAX_MOMENT = 10**11
@@ -307,6 +309,16 @@ class WireError(msgspec.Struct, frozen=True):
     upstream_code: str | None = None
     shortfall: Shortfall | None = None
     manage_url: str | None = None
+    retry_after: float | None = None
+    request_id: str | None = None
+
+    def details(self) -> dict[str, Any]:
+        """The parts except the code and the message, by the names of a WattfareError's
+        arguments."""
+        return {name: getattr(self, name) for name in _DETAILS}
+
+
+_DETAILS = ("upstream_code", "shortfall", "manage_url", "retry_after", "request_id")
 
 
 class _WireEnvelope(msgspec.Struct):
@@ -347,9 +359,9 @@ def error_from_answer(
     }
     error = wire_error(body)
     if error is not None:
-        about["upstream_code"] = error.upstream_code
-        about["shortfall"] = error.shortfall
-        about["manage_url"] = error.manage_url
+        about = error.details() | {
+            name: value for name, value in about.items() if value is not None
+        }
         return make_error(error.code, error.message or f"Wattfare answered {status}.", **about)
     if 300 <= status < 400:
         message = (
@@ -387,7 +399,21 @@ def _parse_error(error: Mapping[Any, Any]) -> WireError | None:
         upstream[:MAX_UPSTREAM_CODE] if isinstance(upstream, str) and upstream else None,
         _shortfall(error),
         _manage_url(error.get("manageUrl")),
+        _wait(error.get("retryAfter")),
+        _request_id(error.get("requestId")),
     )
+
+
+def _wait(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return _up_to_a_day(value)
+
+
+def _request_id(value: object) -> str | None:
+    if isinstance(value, str) and 0 < len(value) <= MAX_REQUEST_ID and value.isprintable():
+        return value
+    return None
 
 
 def _manage_url(value: object) -> str | None:
@@ -479,7 +505,7 @@ def to_wattfare_error(error: BaseException | None) -> WattfareError | None:
 
     This searches causes, contexts and exception groups. It also searches the ``body`` or
     ``response`` of an HTTP error of openai, pydantic-ai or httpx. ``retry_after`` and
-    ``request_id`` come from the headers of the response.
+    ``request_id`` come from the error in a stream, or from the headers of the response.
     """
     for inner in unwrapped(error):
         found = inner if isinstance(inner, WattfareError) else _from_http_error(inner)
@@ -536,14 +562,7 @@ def _from_http_error(error: BaseException) -> WattfareError | None:
         wire = _wire_error_of(body)
         # Other services also have an `error` in their JSON, so accept only the protocol's codes.
         if wire is not None and wire.code != "unknown" and wire.code in STATUS_BY_CODE:
-            return make_error(
-                wire.code,
-                wire.message,
-                status=status,
-                upstream_code=wire.upstream_code,
-                shortfall=wire.shortfall,
-                manage_url=wire.manage_url,
-            )
+            return make_error(wire.code, wire.message, status=status, **wire.details())
     return None
 
 
@@ -564,14 +583,9 @@ def _add_headers(found: WattfareError, error: BaseException) -> None:
                     {name: value for name in names if (value := _header(headers, name)) is not None}
                 )
             if found.request_id is None:
-                request_id = _header(headers, "x-request-id")
-                if request_id and len(request_id) <= _MAX_REQUEST_ID and request_id.isprintable():
-                    found.request_id = request_id
+                found.request_id = _request_id(_header(headers, "x-request-id"))
         if found.retry_after is not None or found.request_id is not None:
             return
-
-
-_MAX_REQUEST_ID = 128
 
 
 def _header(headers: object, wanted: str) -> str | None:

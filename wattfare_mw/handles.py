@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 from . import calls
 from .calls import Message, Payer
 from .completions import Chunk, Completion, StreamReader, ToolCall
-from .errors import WattfareNetworkError
+from .errors import WattfareError, WattfareNetworkError
 from .openai_connections import OpenAIConnections
 from .transport import AsyncHTTPResponse, HTTPResponse
 from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage, UserId, user_id_text
@@ -409,6 +409,9 @@ class Stream(_StreamState):
             except WattfareNetworkError as error:
                 raise reader.broken(error) from error
             yield from reader.end()
+        except WattfareError as error:
+            _add_request_id(error, self._answer)
+            raise
         finally:
             self._answer.close()
 
@@ -470,5 +473,13 @@ class AsyncStream(_StreamState):
                 raise reader.broken(error) from error
             for chunk in reader.end():
                 yield chunk
+        except WattfareError as error:
+            _add_request_id(error, answer)
+            raise
         finally:
             await answer.close()
+
+
+def _add_request_id(error: WattfareError, answer: Any) -> None:
+    if error.request_id is None:
+        error.request_id = answer.headers.get("x-request-id")

@@ -230,9 +230,17 @@ def write(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def write_error(error: WattfareError) -> bytes:
-    """The event that ends an incomplete stream with an error."""
-    return write(error.to_json())
+def write_error(error: WattfareError, request_id: str) -> bytes:
+    """The event that ends an incomplete stream with an error.
+
+    AI libraries raise an error with the data of this event and without the response. So the event
+    also has what the headers of an error have: the request id, and the time to wait.
+    """
+    wire = error.to_wire()
+    wire["error"]["requestId"] = request_id
+    if error.retry_after is not None:
+        wire["error"]["retryAfter"] = error.retry_after
+    return write(msgspec.json.encode(wire))
 
 
 def is_done(data: bytes) -> bool:
@@ -259,7 +267,5 @@ def error_in(data: bytes) -> WattfareError | None:
         code,
         error.message,
         status=STATUS_BY_CODE.get(code, 502),
-        upstream_code=error.upstream_code,
-        shortfall=error.shortfall,
-        manage_url=error.manage_url,
+        **error.details(),
     )

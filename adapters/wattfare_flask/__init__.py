@@ -51,6 +51,8 @@ from wattfare_mw.framework import (
 __all__ = ["WattfareMiddleware", "get_user", "session_view"]
 
 _EXTENSION = "wattfare"
+#: The start of the names of our endpoints.
+_ENDPOINT = "wattfare:"
 # Flask converts these exceptions to responses, so `resolve_user` can call `abort(403)` as in a
 # view.
 _FLASK_ANSWERS = (HTTPException,)
@@ -91,7 +93,7 @@ class WattfareMiddleware:
         # With host matching, a rule without a host matches no host.
         host = "<host>" if app.url_map.host_matching else None
         for path in extension.paths:
-            endpoint = f"wattfare:{path}"
+            endpoint = f"{_ENDPOINT}{path}"
             # `add_url_rule` needs a list of methods, but the gate answers any method in the
             # protocol's JSON.
             app.url_map.add(
@@ -102,6 +104,7 @@ class WattfareMiddleware:
             app.wsgi_app = extension.entry
             # This must be the first function, because an earlier one that answers would skip it.
             app.before_request_funcs.setdefault(None, []).insert(0, extension.keep_context)
+        app.url_value_preprocessor(_exempt_from_csrf)
         app.after_request(extension.answer_below)
         if (
             WattfareError not in app.error_handler_spec[None][None]
@@ -200,6 +203,16 @@ class _Extension(WattfareWSGIMiddleware):
             return _flask_response(status, headers, body)
 
         return wattfare
+
+
+def _exempt_from_csrf(endpoint: str | None, _values: object) -> None:
+    """Exempt our paths from Flask-WTF's CSRF protection. They have their own check against other
+    sites, and their clients have no CSRF token. This runs before Flask-WTF's check, which may be
+    added to the app after us."""
+    if endpoint is not None and endpoint.startswith(_ENDPOINT):
+        csrf: Any = flask.current_app.extensions.get("csrf")
+        if hasattr(csrf, "exempt"):
+            csrf.exempt(f"{__name__}.wattfare")
 
 
 class _FindCors:

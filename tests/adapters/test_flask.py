@@ -483,6 +483,42 @@ def test_factory_with_two_apps(service: Service) -> None:
             Client(wattfare).get("/me")
 
 
+class CSRFProtect:
+    """Flask-WTF's extension, as far as the adapter knows it."""
+
+    def __init__(self) -> None:
+        self._exempt_views: set[str] = set()
+
+    def exempt(self, view: str) -> None:
+        self._exempt_views.add(view)
+
+    def init_app(self, app: flask.Flask) -> None:
+        app.extensions["csrf"] = self
+
+        @app.before_request
+        def protect() -> None:
+            view = app.view_functions.get(flask.request.endpoint or "")
+            if view is None or f"{view.__module__}.{view.__name__}" in self._exempt_views:
+                return
+            if flask.request.method == "POST":
+                flask.abort(400, "The CSRF token is missing.")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_paths_are_exempt_from_flask_wtf(first: bool, at_fake: dict[str, Any]) -> None:
+    app, csrf = new_app(), CSRFProtect()
+    if first:
+        csrf.init_app(app)
+    WattfareMiddleware(app, resolve_user=by_header, **at_fake)
+    if not first:
+        csrf.init_app(app)
+    app.add_url_rule("/form", "form", lambda: "", methods=["POST"])
+    client = app.test_client()
+    assert client.post(TOKEN).status_code == 200
+    assert client.post(TOKEN, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert client.post("/form").status_code == 400
+
+
 def test_paths_can_be_disabled(at_fake: dict[str, Any]) -> None:
     app = wrapped(at_fake, token_path=None, status_path=None, inference_path="/café")
     client = app.test_client()

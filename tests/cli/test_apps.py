@@ -90,6 +90,7 @@ def test_live_app_without_an_origin_says_what_to_do(tmp_path: Path) -> None:
         ("https://app.example.com:443", "default"),
         ("https://ada@app.example.com", "not an origin"),
         ("http://app.example.com", "not encrypted"),
+        ("https://app.example.com.", "end with a dot"),
         ("http://localhost.example.com", "not encrypted"),
         ("http://192.168.1.4:8000", "not encrypted"),
         ("capacitor://localhost", "web page"),

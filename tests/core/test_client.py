@@ -883,11 +883,13 @@ def test_connection_errors_hide_the_key(drive: Drive) -> None:
         )
 
 
-def test_broken_stream_hides_the_key(driver: Driver, wire: Wire) -> None:
-    wire.then(STREAM, piece(event(delta("one"))), reset)
+def test_broken_stream_hides_the_key_and_has_the_request_id(driver: Driver, wire: Wire) -> None:
+    begin = STREAM.replace(b"\r\n\r\n", b"\r\nX-Request-Id: r-1\r\n\r\n")
+    wire.then(begin, piece(event(delta("one"))), reset)
     with pytest.raises(WattfareError) as caught, driver.stream() as stream:
         stream.texts()
     assert NEEDLE not in everything_shown(caught.value)
+    assert caught.value.request_id == "r-1"
 
 
 @FEW

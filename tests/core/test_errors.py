@@ -371,7 +371,8 @@ def test_invalid_headers_are_ignored(headers: Any) -> None:
 def test_error_event_in_a_stream_of_the_openai_package(
     service: Wire, cls: type[WattfareError], code: str, status: int
 ) -> None:
-    error_event = event({"error": {"code": code, "message": "Because."}})
+    about = {"code": code, "message": "Because.", "requestId": "r-1", "retryAfter": 7}
+    error_event = event({"error": about})
     service.then(STREAM + piece(event(delta("one")) + error_event) + END)
     with openai.OpenAI(api_key="none", base_url=f"{service.url}/v1", max_retries=0) as client:
         messages: Any = [{"role": "user", "content": "Hi"}]
@@ -381,6 +382,7 @@ def test_error_event_in_a_stream_of_the_openai_package(
     found = to_wattfare_error(error)
     assert type(found) is cls
     assert (found.code, found.status, found.message) == (code, status, "Because.")
+    assert (found.request_id, found.retry_after) == ("r-1", 7)
 
 
 def test_errors_of_openai_itself_are_not_ours(service: Wire) -> None:

@@ -200,8 +200,8 @@ def test_other_events_are_not_done(data: bytes) -> None:
 
 @pytest.mark.parametrize("code", [*STATUS_BY_CODE, "something_new"])
 def test_error_event_is_written_and_read(code: str) -> None:
-    error = WattfareError("Because of “this”\u2028.", code=code)
-    block = sse.write_error(error)
+    error = WattfareError("Because of “this”\u2028.", code=code, retry_after=2.5)
+    block = sse.write_error(error, "r-1")
     assert block.count(b"\n") == 2
     [event] = sse.events(block)
     found = sse.error_in(event.data)
@@ -209,6 +209,21 @@ def test_error_event_is_written_and_read(code: str) -> None:
     assert found.code == (code if code in STATUS_BY_CODE else "upstream")
     assert found.message.startswith(error.message)
     assert found.status == STATUS_BY_CODE.get(code, 502)
+    assert (found.request_id, found.retry_after) == ("r-1", 2.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("requestId", value) for value in (None, 7, "", "a\nb", "r" * 129, ["r"])],
+        *[("retryAfter", value) for value in (None, True, "7", -1, [7])],
+    ],
+)
+def test_invalid_fields_of_an_error_event_are_ignored(field: str, value: object) -> None:
+    error = {"code": "rate_limited", "message": "Because.", field: value}
+    found = sse.error_in(json.dumps({"error": error}).encode())
+    assert found is not None
+    assert (found.request_id, found.retry_after) == (None, None)
 
 
 @pytest.mark.parametrize(

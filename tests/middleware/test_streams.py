@@ -47,7 +47,7 @@ def broken(data: bytes) -> bool:
     assert data.count(b"\n") == 2
     error = json.loads(data[6:])
     assert set(error) == {"error"}
-    assert set(error["error"]) == {"code", "message"}
+    assert set(error["error"]) == {"code", "message", "requestId"}
     return error["error"]["code"] == "upstream" and "broke off" in error["error"]["message"]
 
 
@@ -126,6 +126,7 @@ def test_broken_stream_ends_with_an_error_event(
     last = live.next()
     assert last is not None
     assert broken(last)
+    assert json.loads(last[6:])["error"]["requestId"] == "r-1"
     assert live.next() is None
 
 
@@ -325,7 +326,7 @@ def test_any_stream_cut_at_any_place(both: Any, lines: Any, cuts: list[int], cle
     bodies = set()
     for driver in drivers.values():
         fake.forget_exchanges()
-        answer = driver.request("POST", INFERENCE, JSON, STREAM)
+        answer = driver.request("POST", INFERENCE, {**JSON, "x-request-id": "r-1"}, STREAM)
         assert answer.status == 200
         bodies.add(answer.body)
         passed = answer.body

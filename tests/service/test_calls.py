@@ -253,7 +253,7 @@ async def test_call_that_is_cut_off_sends_the_reason_and_ends(bench: Bench) -> N
 
     bench.on_write = cut
     await bench.run()
-    assert bench.sent[-2:] == [b"data: " + error.to_json() + b"\n\n", b"end"]
+    assert bench.sent[-2:] == [sse.write_error(error, "r"), b"end"]
     assert await bench.account() == Totals(billed=3 * 1000 + 2 * 2000)
 
 

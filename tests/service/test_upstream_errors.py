@@ -413,8 +413,11 @@ def test_error_event_has_the_code_too(app: App, upstream: Upstream) -> None:
     upstream.script = script
     answer = app.chat(model="fake/model", stream=True)
     last = json.loads(answer.text.strip().rpartition("data: ")[2])
-    assert last == {
-        "error": {"code": "upstream", "message": WORDS, "upstreamCode": "server_overloaded"}
+    assert last["error"] == {
+        "code": "upstream",
+        "message": WORDS,
+        "upstreamCode": "server_overloaded",
+        "requestId": answer.headers["x-request-id"],
     }
 
 

@@ -431,7 +431,7 @@ class _Events:
         request: Any = None
         if self.response is not None:
             request = self.response.request
-            ours.request_id = self.response.headers.get("x-request-id")
+            ours.request_id = ours.request_id or self.response.headers.get("x-request-id")
         return self._join(ours, openai.APIError(ours.message, request, body=body))
 
 

@@ -162,9 +162,8 @@ class Relay:
         self._ended = True
         self.record.outcome = "broken"
         logger.warning("A stream broke off: %s. request_id=%s", why, self.record.request_id)
-        return sse.write_error(
-            WattfareError(f"The stream broke off: {why}.", code="upstream", status=502)
-        )
+        error = WattfareError(f"The stream broke off: {why}.", code="upstream", status=502)
+        return sse.write_error(error, self.record.request_id)
 
     def heartbeat(self) -> bytes:
         """A comment from the middleware."""

@@ -34,6 +34,7 @@ class Driver(base.Driver):
     """generateText and streamText, with @ai-sdk/openai-compatible."""
 
     shows_cost: ClassVar = frozenset({"ask", "stream"})
+    drops_fields: ClassVar = True
     version: ClassVar = staticmethod(package_version)
 
     def __init__(self, endpoint: Endpoint) -> None:

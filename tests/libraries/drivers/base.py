@@ -66,6 +66,7 @@ class Driver(Protocol):
         lacks: the cases that the library does not support, and why.
         hears_late: True if its streams yield nothing before their end.
         typed: True if it raises a ``WattfareError`` itself.
+        drops_fields: True if its errors in a stream have a code and a message only.
         text: the text that it returns for the model's answer.
     """
 
@@ -74,6 +75,7 @@ class Driver(Protocol):
     lacks: ClassVar[Mapping[str, str]] = {}
     hears_late: ClassVar[bool] = False
     typed: ClassVar[bool] = False
+    drops_fields: ClassVar[bool] = False
     text: ClassVar[str] = TEXT
 
     def __init__(self, endpoint: Endpoint) -> None: ...

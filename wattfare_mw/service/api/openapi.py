@@ -386,9 +386,23 @@ _ERROR: Json = {
                     "description": "When the budget resets, in Unix seconds.",
                 },
                 "limitedBy": {
-                    "enum": ["cap", "ceiling", "grant", "in_flight"],
+                    "enum": ["cap", "ceiling", "grant", "in_flight", "funding"],
                     "description": "The limit that was reached: the user's cap, the operator's"
-                    " limit, the grant's cap, or other calls that have not ended.",
+                    " limit, the grant's cap, other calls that have not ended, or the payer's own"
+                    " key or account at the provider.",
+                },
+                "manageUrl": {
+                    "type": "string",
+                    "description": "The page on which the user changes the budget.",
+                },
+                "requestId": {
+                    "type": "string",
+                    "description": "In an event of a stream: the id of the call.",
+                },
+                "retryAfter": {
+                    "type": "number",
+                    "minimum": 0,
+                    "description": "In an event of a stream: how long to wait, in seconds.",
                 },
             },
         }

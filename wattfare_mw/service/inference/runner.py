@@ -574,7 +574,8 @@ class CallRunner:
         if not begun:
             raise error
         log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
-        await output.end(sse.write_error(lead_to_budget(error, self._public_url)))
+        told = lead_to_budget(error, self._public_url)
+        await output.end(sse.write_error(told, call.request_id))
 
     async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
         """Pass on a stream until its client leaves. Returns the last events."""

@@ -60,6 +60,8 @@ def check_origins(origins: Iterable[str]) -> list[str]:
                 fault = "is not the origin of a web page: it must begin with https://"
             elif parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
                 fault = "is not encrypted: use https://, or http://localhost on your own machine"
+            elif (parts.hostname or "").endswith("."):
+                fault = "must not end with a dot"
         if fault is not None:
             raise invalid_request(f"The origin {origin[:200]!r} {fault}.")
     return checked

@@ -43,9 +43,11 @@ COLUMNS = (
     *("time", "app", "app_user", "model", "prompt_tokens", "completion_tokens"),
     *("cost_usd", "ended", "call"),
 )
+_PAGE_NUMBER = re.compile("[1-9][0-9]{0,5}", re.ASCII)
 _POSITION = re.compile(r"([0-9]{1,15})\.([0-9]{1,18})", re.ASCII)
-#: Characters with which a spreadsheet's formula can begin, in both widths.
-_FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+#: The place before a formula of a spreadsheet, in both widths: the start of a text, or a separator.
+#: In some languages, spreadsheets separate the cells of a file by semicolons.
+_FORMULA = re.compile("(^|[;\t])(\\s*)(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])")
 #: The notices that a redirect can show at the top of the page.
 NOTICES = {
     "stopped": "Stopped. The app cannot spend any more, and its running calls were stopped.",
@@ -375,7 +377,7 @@ def _pages(
 
 def _page_number(request: Request) -> int:
     text = request.query_params.get("page", "1")
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:7]) <= 1_000_000):
+    if not _PAGE_NUMBER.fullmatch(text):
         raise invalid_request("Page numbers start at 1.")
     return int(text)
 
@@ -407,7 +409,7 @@ def _cells(call: PayerCall) -> list[object]:
 
 def _text(value: str) -> str:
     """Escape a text so that spreadsheets do not read it as a formula."""
-    return f"'{value}" if value.lstrip()[:1] in _FORMULA else value
+    return _FORMULA.sub(r"\1'\2", value)
 
 
 def _signed_usd(nanos: int) -> str:
