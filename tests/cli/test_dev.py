@@ -108,7 +108,7 @@ def test_invalid_key_file_creates_a_new_app(tmp_path: Path, kept: str) -> None:
     (tmp_path / "wattfare.db.dev-key").write_text(kept)
     with run_dev(tmp_path) as dev, dev.app() as app:
         assert app.chat(user="ann").status_code == 200
-    assert "wattfare.db.dev-key do not open this database" in "".join(dev.log)
+    assert "wattfare.db.dev-key are not for this database" in "".join(dev.log)
 
 
 def test_log_can_be_json(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_port_in_use_is_reported(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["--database", "postgresql://localhost/x"], "wattfare serve"),
-        (["--database", "sqlite://"], "in a file"),
+        (["--database", "sqlite://"], "needs an SQLite file"),
         (["--cap-usd", "much"], "amount in USD"),
         (["--user", ""], "user"),
         (["--upstream", "nonsense"], "URL"),

@@ -77,7 +77,7 @@ def test_output_for_a_person(dev: Dev) -> None:
         ("'sk_test_1_2'", "quotes"),
         ("hunter2", "not a secret key"),
         ("sk_test_1_a b", "not a secret key"),
-        ("sk_test_0123456789abcdef_" + "0" * 48, "does not accept"),
+        ("sk_test_0123456789abcdef_" + "0" * 48, "refuses the key"),
     ],
 )
 def test_wrong_key_is_found(dev: Dev, key: str, says: str) -> None:
@@ -209,7 +209,7 @@ def test_database_in_another_directory_is_found(dev: Dev, tmp_path: Path, monkey
     create_keys("sqlite:///wattfare.db", "another")
     _, found = checks(key=dev.secret_key, url=NOWHERE)
     assert found["database"]["state"] == "warn"
-    assert "does not contain" in found["database"]["says"]
+    assert "your key's app is not in it" in found["database"]["says"]
     (tmp_path / "empty.db").touch()
     _, found = checks("--database", "sqlite:///empty.db", key=dev.secret_key, url=NOWHERE)
     assert found["database"]["state"] == "fail"

@@ -212,14 +212,6 @@ def test_page_of_the_flask_app(serve: Any) -> None:
     assert "/api/wattfare/status" in example.http.get("/plain.js").text
 
 
-def test_docs_name_the_view_that_a_csrf_extension_must_exempt(serve: Any) -> None:
-    views = serve("flask_app").module.app.view_functions
-    named = {f"{view.__module__}.{view.__name__}" for name, view in views.items() if ":" in name}
-    page = EXAMPLES.parent / "docs" / "flask.md"
-    assert named == {"wattfare_flask.wattfare"}
-    assert 'csrf.exempt("wattfare_flask.wattfare")' in page.read_text()
-
-
 def test_current_user_and_a_worker(serve: Any) -> None:
     example: Example = serve("current_user")
     example.sign_in()

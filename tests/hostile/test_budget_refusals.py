@@ -155,7 +155,7 @@ def test_uncuttable_call_needs_its_full_amount(app: App) -> None:
 
 
 def test_refusal_says_that_the_monthly_cap_is_reached(app: App, fake: Upstream) -> None:
-    usage = {"prompt_tokens": 5, "completion_tokens": 5, "cost": 1}
+    usage = {"prompt_tokens": 500, "completion_tokens": 500, "cost": 0.01}
 
     def costly(exchange: Exchange) -> None:
         message = {"role": "assistant", "content": "x"}

@@ -60,7 +60,7 @@ def stream(app: App, headers: dict[str, str]) -> Iterator[httpx.Response]:
 def refused(answer: httpx.Response, whose: str) -> None:
     assert answer.status_code == 429, answer.text
     assert answer.json()["error"]["code"] == "rate_limited"
-    assert f"for one {whose}" in answer.json()["error"]["message"]
+    assert f"{whose} may have at most" in answer.json()["error"]["message"]
     assert int(answer.headers["retry-after"]) >= 1
 
 
@@ -70,11 +70,11 @@ def test_calls_at_once_are_limited_per_user_and_per_app(app: App) -> None:
         for _ in range(2):
             assert streams.enter_context(stream(app, mallory)).status_code == 200
         for _ in range(5):
-            refused(app.chat(user="mallory"), "user or grant")
+            refused(app.chat(user="mallory"), "A user or a grant")
         # Mallory's refused calls do not count for the app.
         assert app.chat(user="alice").status_code == 200
         assert streams.enter_context(stream(app, alice)).status_code == 200
-        refused(app.chat(user="bob"), "app")
+        refused(app.chat(user="bob"), "An app")
         # Another app has its own count.
         other.connect("mallory")
         assert other.chat(user="mallory").status_code == 200
@@ -92,7 +92,7 @@ def test_grant_has_its_own_count_of_calls_at_once(app: App) -> None:
     one, two = grant(), grant()
     with stream(app, one), stream(app, one):
         answer = app.http.post("/chat/completions", json=chat_body(), headers=one)
-        refused(answer, "user or grant")
+        refused(answer, "A user or a grant")
         assert app.http.post("/chat/completions", json=chat_body(), headers=two).status_code == 200
 
 

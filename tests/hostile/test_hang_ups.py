@@ -125,7 +125,7 @@ def test_call_without_its_client_counts_as_a_call_at_once(
         keeps_upstream_connection(upstream)
         refused = app.chat(**MODEL)
         assert refused.status_code == 429
-        assert "At most 2 calls at once" in refused.json()["error"]["message"]
+        assert "at most 2 running calls" in refused.json()["error"]["message"]
         late.go.set()
         eventually(lambda: app.chat(**MODEL, max_tokens=20).status_code == 200)
         assert [row["billed_nanos"] for row in ledger(app.service)] == [45_000] * 3

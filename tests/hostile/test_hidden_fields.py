@@ -185,8 +185,8 @@ def passes_unknown(path: Path, key: str, value: Any) -> bool:
         return value is None or (not media and not isinstance(value, (dict, list)))
     if name in FUNCTIONS:
         return value is None or not media
-    if not path and value is None:
-        return key not in allowed_fields.REQUEST  # the service leaves it out
+    if value is None:  # it says nothing; at the top level, the service leaves it out
+        return bool(path) or key not in allowed_fields.REQUEST
     # A map with the client's own keys takes plain values, and lists of them in `metadata`.
     return name in FREE_KEYS and not isinstance(value, dict if name == "metadata" else (dict, list))
 

@@ -75,7 +75,7 @@ def test_unlisted_app_or_extension_is_refused(
 @pytest.mark.parametrize(
     ("origin", "advice"),
     [
-        ("null", "any page"),
+        ("null", "every page"),
         ("*", "wildcard"),
         ("chrome-extension://*", "wildcard"),
         ("https://*.example.com", "wildcard"),

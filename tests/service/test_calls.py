@@ -300,13 +300,13 @@ async def test_close_waits_until_all_calls_are_settled(
 async def test_whole_answer_continues_without_its_client(bench: Bench) -> None:
     job = await Echo().prepare(chat_request.read(encode(chat_body("one two three"))), "r")
     said: list[bool] = []
-    say = job._say
+    say = job._next_word
 
     async def leave_and_say() -> str:
         said.append(bench.calls.detach("call0"))
         return await say()
 
-    job._say = leave_and_say
+    job._next_word = leave_and_say
     await bench.run(stream=False, job=job)
     assert said == [True] * 3
     assert bench.sent == []
@@ -323,7 +323,7 @@ async def test_lost_lease_ends_a_call_without_its_client(bench: Bench) -> None:
         bench.calls.cut_off(lease_lost(), lambda _: True)
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
-    job._say = never
+    job._next_word = never
     await bench.run(stream=False, job=job)
     assert await bench.account() == Totals(billed=3 * 1000)
 

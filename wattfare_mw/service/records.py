@@ -157,7 +157,7 @@ class Bounds(msgspec.Struct, frozen=True):
     unbounded: bool = False
     because: tuple[str, ...] = ()
 
-    def holding(self, amount: int, because: tuple[str, ...]) -> Bounds:
+    def holding(self, amount: int, because: tuple[str, ...] = ()) -> Bounds:
         """The bounds of the same call if its cost has no bound. It holds this amount in
         nano-dollars, or its own bound if that is more.
 
