@@ -224,12 +224,12 @@ def test_live_app_needs_the_approval_of_its_users(service: Service) -> None:
     page = {"origin": "https://app.example"}
     auth = {**bearer(live.token()), **page}
     answer = live.http.post("/connections", json={}, headers=auth)
-    assert "Create an approval" in refused(answer, 403, "invalid_request")
+    assert "Create an approval with POST /approvals" in refused(answer, 403, "invalid_request")
     assert "access-control-allow-origin" not in answer.headers
     assert live.http.get("/connections", headers=auth).json() == NOT_CONNECTED
     grant_auth = {**bearer(live.keys.publishable_key), **page}
     answer = live.http.post("/grants", json={"requests": 1}, headers=grant_auth)
-    assert "Create an approval" in refused(answer, 403, "invalid_request")
+    assert "Create an approval with POST /approvals" in refused(answer, 403, "invalid_request")
     assert "access-control-allow-origin" not in answer.headers
     live.close()
 

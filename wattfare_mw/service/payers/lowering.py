@@ -46,7 +46,7 @@ def stale_token() -> WattfareAuthError:
 
 def _not_lower() -> WattfareError:
     return invalid_request(
-        "A live app's connection is approved, and its cap raised, by a person on the service's own "
-        "page: open an approval (POST /approvals). A session token only lowers the cap.",
+        "A person must approve a connection to a live app, or a higher cap, on a page of the "
+        "service. Create an approval with POST /approvals. A session token can only lower the cap.",
         403,
     )
