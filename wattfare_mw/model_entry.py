@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import msgspec
 
 #: OpenRouter's suffixes that choose how a model is served. Lists have only the model itself.
-SUFFIXES = (":nitro", ":floor", ":exacto", ":online")
+ONLINE = ":online"
+SUFFIXES = (":nitro", ":floor", ":exacto", ONLINE)
 
 
 class _Entry(msgspec.Struct):
@@ -59,12 +60,19 @@ def find_model(listing: bytes, names: Iterable[str]) -> bytes | None:
     return None
 
 
+def split(model: str) -> tuple[str, list[str]]:
+    """The name of the model without its suffixes, and these suffixes."""
+    found: list[str] = []
+    while model.endswith(SUFFIXES):
+        model, colon, last = model.rpartition(":")
+        found.append(colon + last)
+    return model, found
+
+
 def with_base(model: str) -> list[str]:
     """This name, and the name of the model without its suffixes, if it has any."""
-    base = model
-    while base.endswith(SUFFIXES):
-        base = base.rpartition(":")[0]
-    return [model] if base == model else [model, base]
+    base, suffixes = split(model)
+    return [model, base] if suffixes else [model]
 
 
 def _named(entry: bytes, name: str) -> bytes:

@@ -13,9 +13,8 @@ from functools import lru_cache
 
 import msgspec
 
-from ...model_entry import SUFFIXES
+from ... import model_entry
 
-_ONLINE = "online"
 #: The price of a search if the list does not have a higher one: five results at $4 for 1,000:
 #: openrouter.ai/docs/features/web-search.
 SEARCH_USD = Decimal("0.02")
@@ -40,14 +39,9 @@ class Variant(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=1000)
 def read(model: str) -> Variant:
     """Parse a model's name."""
-    routed, searches = False, 0
-    base, colon, last = model.rpartition(":")
-    while colon and f":{last}" in SUFFIXES:
-        routed |= last != _ONLINE
-        searches |= last == _ONLINE
-        model = base
-        base, colon, last = model.rpartition(":")
-    return Variant(model, routed, int(searches))
+    base, suffixes = model_entry.split(model)
+    routed = any(suffix != model_entry.ONLINE for suffix in suffixes)
+    return Variant(base, routed, int(model_entry.ONLINE in suffixes))
 
 
 def answered(name: str, models: Sequence[str]) -> int | None:
