@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.clients import KINDS, Driver, Kind, driving
+from support.clients import ONE_OF_EACH, Driver, Kind, driving
 from support.wire import Wire, run_wire
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -31,9 +31,9 @@ def wire() -> Iterator[Wire]:
         yield running
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.id)
+@pytest.fixture(params=ONE_OF_EACH, ids=lambda kind: kind.id)
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Each kind of HTTP client."""
+    """Each library, sync and async."""
     return request.param
 
 

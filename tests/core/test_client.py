@@ -80,9 +80,7 @@ from wattfare_mw.client import client_for
 Drive = Callable[..., Driver]
 #: Their errors are also rendered in a terminal. rich needs a lot of time for this.
 SCREENED = [ONE_OF_EACH[0], ONE_OF_EACH[3]]
-#: For tests that do not depend on who owns the HTTP client.
-FEW = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.id)
-#: For tests that do not depend on the HTTP library either.
+#: For tests that do not depend on the HTTP library.
 FEWER = pytest.mark.parametrize(
     "kind", [ONE_OF_EACH[0], ONE_OF_EACH[3], ONE_OF_EACH[4]], ids=lambda kind: kind.id
 )
@@ -207,6 +205,7 @@ def test_status_is_returned(driver: Driver, wire: Wire) -> None:
     )
 
 
+@FEWER
 def test_status_without_a_connection_is_not_an_error(driver: Driver, wire: Wire) -> None:
     none = {"connected": False, "limits": None, "usage": {"monthlyUsd": 0}, "remainingUsd": 0}
     wire.then(json_answer(none))
@@ -216,6 +215,7 @@ def test_status_without_a_connection_is_not_an_error(driver: Driver, wire: Wire)
     assert status.remaining_usd == 0
 
 
+@FEWER
 def test_status_without_a_cap(driver: Driver, wire: Wire) -> None:
     free = {**STATUS, "limits": {"monthlyUsd": None}, "remainingUsd": None}
     wire.then(json_answer(free))
@@ -293,6 +293,7 @@ def test_invalid_grant_token_is_refused_before_the_request(
     assert not wire.connections
 
 
+@FEWER
 def test_grant_is_the_only_payer(driver: Driver, wire: Wire) -> None:
     wire.then(json_answer(completion()))
     model = driver.client.grant("gr_a.b~%c").model("test/model")
@@ -308,6 +309,7 @@ def test_errors_hide_a_grant_token(driver: Driver) -> None:
     assert NEEDLE not in everything_shown(caught.value)
 
 
+@FEWER
 @pytest.mark.parametrize("pays", ["user", "grant"])
 def test_on_low_budget_option_is_sent(driver: Driver, wire: Wire, pays: str) -> None:
     name = "x-wattfare-on-low-budget"
@@ -340,6 +342,7 @@ def test_whole_answer_is_returned(driver: Driver, wire: Wire) -> None:
     assert whole.raw["provider"] == "Fake"
 
 
+@FEWER
 def test_whole_answer_with_tool_calls(driver: Driver, wire: Wire) -> None:
     function = {"name": "weather", "arguments": '{"city":"Vienna"}'}
     call = {"id": "t1", "type": "function", "function": function}
@@ -395,6 +398,7 @@ def test_stream_is_read_however_it_is_cut_and_written(driver: Driver, wire: Wire
             assert stream.texts() == ["ü\u2028 ", "€🙂"]
 
 
+@FEWER
 def test_tool_calls_of_a_stream_are_complete(driver: Driver, wire: Wire) -> None:
     def part(index: int, text: str, **more: Any) -> dict[str, Any]:
         function = {"arguments": text, **({"name": more.pop("name")} if "name" in more else {})}
@@ -418,6 +422,7 @@ def test_tool_calls_of_a_stream_are_complete(driver: Driver, wire: Wire) -> None
     assert stream.stream.tool_calls == whole
 
 
+@FEWER
 def test_prompt_or_messages(driver: Driver, wire: Wire) -> None:
     model = driver.client.user("u").model("m")
     for make in (model.generate, model.stream):
@@ -432,6 +437,7 @@ def test_prompt_or_messages(driver: Driver, wire: Wire) -> None:
             driver.client.user("u").model(wrong)
 
 
+@FEWER
 def test_invalid_unicode_in_a_prompt_is_a_typed_error(driver: Driver, wire: Wire) -> None:
     # json.loads accepts such strings, so a user can send one to an app.
     for call in (driver.generate, driver.stream):
@@ -485,7 +491,7 @@ def test_error_event_raises_its_typed_error(driver: Driver, wire: Wire) -> None:
         assert caught.value.http_status == (400 if code == "invalid_request" else status)
 
 
-@FEW
+@FEWER
 @pytest.mark.parametrize(
     "error_event",
     [
@@ -691,7 +697,6 @@ WORTH_IT = [
 ]
 
 
-@FEW
 def test_status_and_session_are_retried(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=2)
     for failure in WORTH_IT:
@@ -730,7 +735,6 @@ def test_refused_connection_is_always_retried(drive: Drive, no_wait: list[float]
     assert len(no_wait) == 12
 
 
-@FEW
 def test_inference_is_never_retried_once_sent(
     drive: Drive, wire: Wire, no_wait: list[float]
 ) -> None:
@@ -745,6 +749,7 @@ def test_inference_is_never_retried_once_sent(
     assert no_wait == []
 
 
+@FEWER
 def test_error_of_the_caller_is_not_retried(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=5)
     for code, status, _ in ERRORS:
@@ -755,6 +760,7 @@ def test_error_of_the_caller_is_not_retried(drive: Drive, wire: Wire, no_wait: l
     assert no_wait == []
 
 
+@FEWER
 def test_max_retries_zero_turns_retries_off(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=0)
     wire.then(answer(503))
@@ -763,6 +769,7 @@ def test_max_retries_zero_turns_retries_off(drive: Drive, wire: Wire, no_wait: l
     assert (len(wire.seen), no_wait) == (1, [])
 
 
+@FEWER
 def test_retries_end(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=2)
     wire.always = (error_answer("rate_limited", 429, retry_after="0"),)
@@ -772,6 +779,7 @@ def test_retries_end(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     assert (len(wire.seen), len(no_wait)) == (3, 2)
 
 
+@FEWER
 def test_retry_waits_for_retry_after(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=2)
     wire.then(error_answer("rate_limited", 429, retry_after="7")).then(answer(503))
@@ -781,6 +789,7 @@ def test_retry_waits_for_retry_after(drive: Drive, wire: Wire, no_wait: list[flo
     assert no_wait[1] <= 1.0
 
 
+@FEWER
 def test_long_retry_after_raises_at_once(drive: Drive, wire: Wire, no_wait: list[float]) -> None:
     driver = drive(max_retries=2)
     wire.then(error_answer("rate_limited", 429, retry_after="31"))
@@ -853,7 +862,6 @@ CALLS: dict[str, Callable[[Driver], Any]] = {
 }
 
 
-@FEW
 @pytest.mark.parametrize("failure", FAILURES)
 def test_errors_hide_the_key(
     kind: Kind, drive: Drive, wire: Wire, failure: str, caplog: pytest.LogCaptureFixture
@@ -892,7 +900,6 @@ def test_broken_stream_hides_the_key_and_has_the_request_id(driver: Driver, wire
     assert caught.value.request_id == "r-1"
 
 
-@FEW
 @pytest.mark.parametrize("inside", ["head", "body", "stream"])
 def test_timeout_of_the_app_hides_the_key(kind: Kind, wire: Wire, inside: str) -> None:
     # The usual `asyncio.timeout` cancels the call, deep inside.
@@ -1043,6 +1050,7 @@ def wire_of(body: bytes) -> tuple[str, str]:
     return error["code"], error["message"]
 
 
+@FEWER
 @SYNC_AND_ASYNC
 def test_session_handler_returns_a_token(driver: Driver, wire: Wire, is_async: bool) -> None:
     for limit in (5, resolver(Decimal("5"), is_async), resolver(RequestLimit(5), not is_async)):
@@ -1056,6 +1064,7 @@ def test_session_handler_returns_a_token(driver: Driver, wire: Wire, is_async: b
         assert "jwt" not in repr(response)
 
 
+@FEWER
 @SYNC_AND_ASYNC
 def test_session_handler_without_a_user(
     driver: Driver, wire: Wire, is_async: bool, caplog: pytest.LogCaptureFixture
@@ -1077,7 +1086,7 @@ def test_session_handler_accepts_post_only(driver: Driver, wire: Wire, method: s
     assert not wire.connections
 
 
-@FEW
+@FEWER
 def test_session_handler_refuses_other_sites(driver: Driver, wire: Wire) -> None:
     asked: list[Request] = []
 
@@ -1182,6 +1191,7 @@ def test_unreachable_service_is_502_to_the_browser(kind: Kind) -> None:
     assert b"127.0.0.1" not in response.body
 
 
+@FEWER
 def test_repeated_key_does_not_reach_the_browser(
     driver: Driver, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import trustme
-from support.clients import KINDS, ONE_OF_EACH, SECRET, Driver, Kind, driving
+from support.clients import BY_SESSION, KINDS, ONE_OF_EACH, SECRET, Driver, Kind, driving
 from support.ports import refused_port
 from support.wire import (
     END,
@@ -50,8 +50,8 @@ from wattfare_mw import (
 from wattfare_mw.transport import base, environment
 
 Drive = Callable[..., Driver]
-#: aiohttp through its own client session.
-BY_SESSION = next(kind for kind in KINDS if not kind.direct)
+#: For tests of what a client of the app may change.
+EVERY = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
 #: Each way in which we read an answer.
 EACH_WAY = [
     Kind("httpx", False, "own"),
@@ -82,6 +82,7 @@ def raw_chunks(driver: Driver, call: calls.Call[Any]) -> tuple[Any, bytes]:
 # -- the request
 
 
+@EVERY
 def test_request_has_exactly_the_needed_headers(driver: Driver, wire: Wire) -> None:
     wire.then(json_answer(SESSION)).then(json_answer(STATUS)).then(json_answer(completion()))
     driver.create_session("us/er 1%", 20)
@@ -144,6 +145,7 @@ def test_large_body_is_sent_whole_again_by_a_retry(
 # -- redirects, cookies, encodings, other credentials
 
 
+@EVERY
 def test_redirect_is_not_followed(drive: Drive, kind: Kind, wire: Wire) -> None:
     follows = kind.library != "aiohttp" and kind.whose != "own"
     driver = drive(http={"follow_redirects": True} if follows else None)
@@ -158,6 +160,7 @@ def test_redirect_is_not_followed(drive: Drive, kind: Kind, wire: Wire) -> None:
         assert len(wire.seen) == 3
 
 
+@EVERY
 def test_cookie_is_not_sent_back(driver: Driver, wire: Wire) -> None:
     cookies = {"Set-Cookie": "who=user-one; Path=/; Max-Age=1000"}
     wire.then(json_answer(STATUS, **cookies)).then(json_answer(STATUS))
@@ -166,6 +169,7 @@ def test_cookie_is_not_sent_back(driver: Driver, wire: Wire) -> None:
     assert "cookie" not in wire.last.headers
 
 
+@EVERY
 def test_cookies_of_a_passed_client_are_not_sent(drive: Drive, kind: Kind, wire: Wire) -> None:
     if kind.whose == "own":
         pytest.skip("an own client has no cookies: see above")
@@ -245,6 +249,7 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("netrc")
+@EVERY
 def test_netrc_does_not_change_our_credentials(drive: Drive, kind: Kind, wire: Wire) -> None:
     # An aiohttp session that trusts the environment takes proxies and passwords from there.
     driver = drive(http={"trust_env": True})
@@ -253,6 +258,7 @@ def test_netrc_does_not_change_our_credentials(drive: Drive, kind: Kind, wire: W
     assert wire.last.headers["authorization"] == f"Bearer {SECRET}"
 
 
+@EVERY
 def test_credentials_of_a_passed_client_do_not_replace_ours(
     drive: Drive, kind: Kind, wire: Wire
 ) -> None:
@@ -363,6 +369,7 @@ def test_pause_within_a_stream_times_out(drive: Drive, wire: Wire) -> None:
     assert wire.connections[0].gone.wait(PATIENCE)
 
 
+@EVERY
 @pytest.mark.parametrize("own_limit", [0.02])
 def test_timeouts_of_a_passed_client_do_not_apply(
     drive: Drive, kind: Kind, wire: Wire, own_limit: float
@@ -395,7 +402,7 @@ def port_that_reads_nothing() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("kind", "pieces"),
     [
-        *(pytest.param(kind, True, id=kind.id) for kind in [*ONE_OF_EACH, BY_SESSION]),
+        *(pytest.param(kind, True, id=kind.id) for kind in ONE_OF_EACH),
         # Only aiohttp gets bodies in pieces, and only large ones.
         *(
             pytest.param(kind, False, id=f"{kind.id}-at-once")
@@ -553,6 +560,7 @@ def test_cancelled_call_closes_the_connection(kind: Kind, wire: Wire) -> None:
 # -- connections: reused, shared, closed
 
 
+@EVERY
 def test_connection_is_reused_by_the_next_call(driver: Driver, wire: Wire) -> None:
     for _ in range(3):
         wire.then(json_answer(STATUS))
@@ -565,6 +573,7 @@ def test_connection_is_reused_by_the_next_call(driver: Driver, wire: Wire) -> No
     assert {seen.connection for seen in wire.seen} == {0}
 
 
+@EVERY
 def test_close_closes_own_connections_and_no_others(driver: Driver, kind: Kind, wire: Wire) -> None:
     wire.always = (json_answer(STATUS),)
     driver.status()
@@ -578,6 +587,7 @@ def test_close_closes_own_connections_and_no_others(driver: Driver, kind: Kind, 
         assert len(wire.connections) == 2
 
 
+@EVERY
 def test_with_block_closes_own_connections(kind: Kind, wire: Wire) -> None:
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
@@ -597,6 +607,7 @@ def test_with_block_closes_own_connections(kind: Kind, wire: Wire) -> None:
             assert wire.connections[0].gone.wait(PATIENCE)
 
 
+@EVERY
 def test_threads_share_one_pool(kind: Kind, wire: Wire) -> None:
     if kind.is_async:
         pytest.skip("an event loop has one thread")
@@ -878,6 +889,7 @@ def test_async_factory_raises_at_once() -> None:
             cls(SECRET, http_client=make)
 
 
+@EVERY
 def test_factory_with_another_result_raises(driver: Driver) -> None:
     from wattfare_mw import AsyncWattfare, Wattfare
 

@@ -59,6 +59,9 @@ class Kind:
                 return aiohttp.ClientSession(**options)
 
 
+BY_SESSION = Kind("aiohttp", True, "own", direct=False)
+
+#: For tests of what a client of the app may change. The others use ``ONE_OF_EACH``.
 KINDS = [
     Kind("httpx", False, "injected"),
     Kind("httpx", False, "factory"),
@@ -75,7 +78,7 @@ KINDS = [
     Kind("aiohttp", True, "injected"),
     Kind("aiohttp", True, "factory"),
     Kind("aiohttp", True, "own"),
-    Kind("aiohttp", True, "own", direct=False),
+    BY_SESSION,
 ]
 
 
@@ -88,6 +91,7 @@ ONE_OF_EACH = [
     Kind("httpx2", True, "own"),
     Kind("aiohttp", True, "own"),
     Kind("aiohttp", True, "injected"),
+    BY_SESSION,
 ]
 
 
