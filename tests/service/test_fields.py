@@ -299,16 +299,15 @@ def test_request_has_the_kind_of_its_strongest_field(chosen: dict[str, dict]) ->
     }
 
 
-@pytest.mark.parametrize("name", sorted(allowed_fields.REQUEST))
-def test_row_has_the_strongest_kind_of_its_values(name: str) -> None:
-    row = allowed_fields.REQUEST[name]
-    if name in HELD:
-        assert row.kind in (Kind.HELD, Kind.COUNTED)  # a one-hour cache, or a tool
-    elif row.kind == Kind.HELD:
-        value = next(each for each in (True, "x", ["x"], {"x": 1}) if passes(name, each))
-        assert read(**{name: value}).held == (name,)
-    elif row.kind == Kind.REFUSED:
-        assert name in REFUSED
+def test_row_has_the_strongest_kind_of_its_values() -> None:
+    for name, row in allowed_fields.REQUEST.items():
+        if name in HELD:
+            assert row.kind in (Kind.HELD, Kind.COUNTED), name  # a one-hour cache, or a tool
+        elif row.kind == Kind.HELD:
+            value = next(each for each in (True, "x", ["x"], {"x": 1}) if passes(name, each))
+            assert read(**{name: value}).held == (name,)
+        elif row.kind == Kind.REFUSED:
+            assert name in REFUSED
 
 
 def passes(name: str, value: object) -> bool:
