@@ -78,6 +78,7 @@ def body_of(*parts: Any) -> bytes:
     return json.dumps({"model": "fake/model", "messages": messages, "max_tokens": 5}).encode()
 
 
+@pytest.mark.long
 def test_attachment_does_not_stall_other_users(
     attacked: Service, app: App, victims: list[Victim]
 ) -> None:

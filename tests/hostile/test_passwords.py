@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import pytest
 import trustme
 from support.certificates import ssl_context
 from support.cli import invoke_cli
 from support.ports import free_port, refused_port
 from support.postgres import Cluster, install, run_cluster
-from support.service import PATIENCE, bearer, environment, eventually, run_service
+from support.service import PATIENCE, bearer, eventually, run_service, start_command
 
 from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.process_list import split, variable_of
@@ -571,22 +572,15 @@ def test_variables_replace_options(tmp_path: Path) -> None:
     made = invoke_cli("apps", "create", "a", "--new", env={**env, "WATTFARE_JSON": "1"})
     assert made.exit_code == 0, made.stderr
     assert '"secretKey"' in made.stdout
-    process = subprocess.Popen(
-        [os.sys.executable, "-m", "wattfare_mw.cli", "serve"],  # type: ignore[attr-defined]
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(env),
-    )
-    with process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        import httpx
-
-        url = line.split("listening on ")[1].strip()
-        assert httpx.get(f"{url}/metrics", trust_env=False, verify=ssl_context()).status_code == 200
+    process = start_command(["serve"], env, forked=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as stdout, process.stderr:
+        url = stdout.readline().split("listening on ")[1].strip()
+        metrics = httpx.get(f"{url}/metrics", trust_env=False, verify=ssl_context())
+        assert metrics.status_code == 200
         process.terminate()
-    assert process.returncode == 0
+        assert process.wait(PATIENCE) == 0
     assert invoke_cli("ledger", "verify", env={"WATTFARE_DATABASE": database}).exit_code == 0
     refused = invoke_cli("serve", env={**env, "WATTFARE_PORT": "x"})
     assert refused.exit_code == 2

@@ -299,6 +299,7 @@ def test_model_list_does_not_stall_other_users(
                 assert served()
 
 
+@pytest.mark.long
 def test_model_list_does_not_stall_an_app(fake: FakeWattfare) -> None:
     listed = b'{"data": [%s{"id": "b"}]}' % (b'{"id":""},' * (15 * MB // 10))
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,15 +167,32 @@ def chat_body(text: str = "one two three", **fields: Any) -> dict[str, Any]:
     }
 
 
-def run_cli(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs `wattfare …` to its end."""
-    return subprocess.run(
+def run_cli(
+    *arguments: str, env: dict[str, str] | None = None, forked: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Runs `wattfare …` to its end. ``forked`` is as in :func:`run_service`."""
+    process = start_command(list(arguments), env, forked=forked)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as stdout, process.stderr as stderr, ThreadPoolExecutor(1) as other:
+        errors = other.submit(stderr.read)  # at the same time, so that no full pipe blocks it
+        out = stdout.read()
+        return subprocess.CompletedProcess(arguments, process.wait(PATIENCE), out, errors.result())
+
+
+def start_command(
+    arguments: list[str], env: dict[str, str] | None, *, forked: bool
+) -> subprocess.Popen[str] | ForkedCommand:
+    """Starts `wattfare …` with pipes for its output."""
+    if forked and "COVERAGE_PROCESS_CONFIG" not in os.environ:  # which sees no forked process
+        return ForkedCommand(arguments, environment(env))
+    return subprocess.Popen(
         [sys.executable, "-m", "wattfare_mw.cli", *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
         env=environment(env),
-        check=False,
+        preexec_fn=obey_ctrl_c,
     )
 
 
@@ -211,18 +229,7 @@ def run_service(
         str(stop_grace),
         *options,
     ]
-    process: subprocess.Popen[str] | ForkedCommand
-    if forked and "COVERAGE_PROCESS_CONFIG" not in os.environ:  # which sees no forked process
-        process = ForkedCommand(arguments, environment(env))
-    else:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "wattfare_mw.cli", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(env),
-            preexec_fn=obey_ctrl_c,
-        )
+    process = start_command(arguments, env, forked=forked)
     assert process.stdout is not None
     assert process.stderr is not None
     log: list[str] = []
