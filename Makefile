@@ -23,6 +23,9 @@ MUTANTS ?=
 # The Chromium for `make test-browsers`. By default, that of the system, or else one from apt.
 CHROMIUM ?=
 
+# Without its cache of compiled modules, Python would compile them for each process of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-fast test-long test-newest test-libraries test-browsers test-mutants screenshots fuzz lint format coverage bench lock upgrade clean
 
 help: ## list the targets

@@ -51,7 +51,8 @@ PROCESS_STARTERS |= {"getfixturevalue", "loaded_by", "serving", "shared_cluster"
 PROCESS_STARTERS |= {"WattfareService", "shared_service", "subprocess", "uvicorn_process"}
 PROCESS_STARTERS |= {"victim", "victim_at"}
 #: Modules that are not fast although their tests use none of these: they write to a database on the
-#: disk, start processes in other ways, wait for timeouts of real connections, or read long texts.
+#: disk, start processes in other ways, wait for timeouts of real connections, load an AI library,
+#: make an app or a client for each of many rows, or read long texts.
 SLOW = {
     *LONG,
     "test_connections",
@@ -65,6 +66,8 @@ SLOW = {
 SLOW |= {"test_django", "test_django_recipes", "test_django_servers"}
 SLOW |= {"test_dev", "test_doctor", "test_quickstart"}
 SLOW |= {"test_current_user_gevent", "test_full_disk", "test_gevent", "test_silent_streams"}
+SLOW |= {"test_agents", "test_langchain", "test_pydantic_ai", "test_current_user_libraries"}
+SLOW |= {"test_cors", "test_environment", "test_interim_responses", "test_wattfare_js"}
 
 
 # -- one run, in one process or several
@@ -94,6 +97,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     not, and each worker takes seconds to load them."""
     cores = os.cpu_count() or 1
     return cores if config.option.markexpr == "fast" else 2 * cores
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Does not load modules without fast tests, for ``-m fast``."""
+    return collection_path.stem in SLOW and config.option.markexpr == "fast" or None
 
 
 @pytest.hookimpl(tryfirst=True)
