@@ -43,13 +43,15 @@ class Splitter:
     chunk ends with an event, and is returned without a copy.
     """
 
-    __slots__ = ("_line_end", "_line_ends", "_parts", "_size")
+    __slots__ = ("_counted", "_line_end", "_line_ends", "_parts", "_size")
 
     def __init__(self) -> None:
         # The pieces of the incomplete event. If each chunk joined them, the time would grow with
         # the square of the event's length.
         self._parts: list[bytes] = []
-        self._size = self._line_ends = 0
+        self._size = 0
+        # The line ends in the first pieces, and the number of these pieces.
+        self._line_ends = self._counted = 0
         self._line_end = b""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -66,20 +68,28 @@ class Splitter:
         cut = _last_event_end(data, under_way=bool(self._parts))
         if cut:
             whole = b"".join((*self._parts, chunk[: cut - seen])) if self._parts else data[:cut]
-            self._parts, self._size, self._line_ends, chunk = [], 0, 0, data[cut:]
+            self._parts, self._size, self._counted, chunk = [], 0, 0, data[cut:]
         else:
             whole = b""
         if chunk:
             self._parts.append(chunk)
             self._size += len(chunk)
-            self._line_ends += chunk.count(b"\n") + chunk.count(b"\r")
-            if self._line_ends > MAX_EVENT_LINES:
-                raise EventTooLargeError(f"an event of more than {MAX_EVENT_LINES:,} lines")
-            if self._size > MAX_EVENT_BYTES:
-                raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
-        last = data[max(cut, len(data) - 1) :]
-        self._line_end = last if last in (b"\r", b"\n") else b""
+            if self._size > MAX_EVENT_LINES:  # a smaller event has fewer lines
+                self._check_size()
+        ends_line = len(data) > cut and data[-1] in b"\r\n"
+        self._line_end = data[-1:] if ends_line else b""
         return whole
+
+    def _check_size(self) -> None:
+        if not self._counted:
+            self._line_ends = 0
+        for piece in self._parts[self._counted :]:
+            self._line_ends += piece.count(b"\n") + piece.count(b"\r")
+        self._counted = len(self._parts)
+        if self._line_ends > MAX_EVENT_LINES:
+            raise EventTooLargeError(f"an event of more than {MAX_EVENT_LINES:,} lines")
+        if self._size > MAX_EVENT_BYTES:
+            raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES:,} bytes")
 
     @property
     def rest(self) -> bytes:
@@ -96,7 +106,7 @@ class Splitter:
         """Handle the end of the stream. Returns the rest as a complete event, because a server may
         leave out the empty line after the last event."""
         rest, self._parts, self._line_end = self.rest, [], b""
-        self._size = self._line_ends = 0
+        self._size = self._counted = 0
         return rest.rstrip(b"\r\n") + b"\n\n" if rest else b""
 
 

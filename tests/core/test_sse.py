@@ -154,6 +154,7 @@ def test_complete_chunk_is_returned_as_the_same_object() -> None:
 
 def test_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(sse, "MAX_EVENT_LINES", 100)
     splitter = sse.Splitter()
     whole = b"data: " + b"x" * 90 + b"\n\n"
     for _ in range(5):

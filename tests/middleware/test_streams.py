@@ -196,6 +196,7 @@ def test_text_that_resembles_an_end_does_not_end_the_stream(
 
 def test_endless_event_is_cut_off(drive: Drive, fake: FakeWattfare, monkeypatch: Any) -> None:
     monkeypatch.setattr("wattfare_mw.sse.MAX_EVENT_BYTES", 10_000)
+    monkeypatch.setattr("wattfare_mw.sse.MAX_EVENT_LINES", 10_000)
     live, exchange = begin(drive(), fake)
     exchange.chunk(word("one"))
     assert live.next() == word("one")
