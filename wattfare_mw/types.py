@@ -74,6 +74,8 @@ def user_id_text(user_id: object) -> str:
     Raises:
         WattfareError: ``invalid_request``; the id is invalid.
     """
+    if type(user_id) is str:
+        return check_user_id(user_id)
     if isinstance(user_id, str):
         return check_user_id(_plain(user_id, str))
     if not isinstance(user_id, (int, UUID)) or isinstance(user_id, bool):
@@ -89,8 +91,6 @@ def user_id_text(user_id: object) -> str:
 def _plain(user_id: object, kind: type[UserId]) -> str:
     """The text of an id. For a member of an enum, this is the text of its value, not its name. A
     lazy object, such as Django's, only pretends to have its type, so its own ``str()`` is used."""
-    if type(user_id) is str:
-        return user_id
     if not issubclass(type(user_id), kind):
         return str(user_id)
     to_text: Callable[[Any], str] = cast("Any", int.__repr__ if kind is int else kind.__str__)
