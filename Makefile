@@ -37,7 +37,7 @@ demo: $(VENV)/demo ## run the demo in the terminal
 # The linters and the type checker run beside the tests. Their report comes last.
 test: $(VENV)/test ## run the linters, the type checker and all tests but a few long ones
 	@report=$$(mktemp); $(MAKE) --no-print-directory lint >$$report 2>&1 & linters=$$!; \
-		WATTFARE_TEST_EXAMPLES=0.5 $(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
+		WATTFARE_TEST_EXAMPLES=0.3 $(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
 		wait $$linters; linted=$$?; cat $$report; rm -f $$report; \
 		exit $$((tests ? tests : linted))
 
@@ -50,7 +50,7 @@ test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and tests with other
 	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	cd tests && ../$(BIN)/python -m mutants
-	WATTFARE_TEST_EXAMPLES=0.5 $(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
+	WATTFARE_TEST_EXAMPLES=0.3 $(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
 
 test-mutants: $(VENV)/test ## remove checks from a copy of the code; each removal must make a test fail
 	cd tests && ../$(BIN)/python -m mutants $(MUTANTS)

@@ -101,7 +101,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Does not load modules without fast tests, for ``-m fast``."""
-    return collection_path.stem in SLOW and config.option.markexpr == "fast" or None
+    return (collection_path.stem in SLOW and config.option.markexpr == "fast") or None
 
 
 @pytest.hookimpl(tryfirst=True)

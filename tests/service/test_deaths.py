@@ -33,7 +33,7 @@ from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.types import encode
 
 #: Deaths on each of the two databases. `make test-long` runs a hundred.
-DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "8"))
+DEATHS = int(os.environ.get("WATTFARE_TEST_KILLS", "6"))
 #: This many processes can be killed at a time. One more is never killed.
 MORTALS = 3
 #: A process dies at the latest when the upstream has sent this many words to its clients.
