@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import Context, copy_context
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from .body_memory import BodyClaim
 from .errors import WattfareError, invalid_request
@@ -23,9 +24,13 @@ WATCH_AFTER = 0.1
 #: came fast before.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
+#: The memory that a message takes besides its body.
+_MESSAGE_BYTES = 500
 
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+T = TypeVar("T")
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
 
 
 def check_length(content_length: str | None, limit: int) -> bool:
@@ -150,15 +155,43 @@ class UntilDisconnect(BodyWait):
         goes_on: called when the client leaves. If it returns True, the block is not cancelled.
     """
 
-    __slots__ = ("_context", "_goes_on", "_gone", "_receive", "_watcher")
+    __slots__ = ("_ahead", "_context", "_goes_on", "_gone", "_receive", "_unread", "_watcher")
 
     def __init__(self, receive: Receive, goes_on: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
         self._receive = receive
         self._goes_on = goes_on
-        self._context: Context | None = None  # None until `watch` is called
+        self._context: Context | None = None  # None while the client is not watched
         self._watcher: asyncio.Task[None] | None = None
         self._gone = False
+        self._unread = False
+        #: What was received before the body was read. None is the end of it.
+        self._ahead: asyncio.Queue[Message | Exception | None] | None = None
+
+    async def during(self, call: Awaitable[T]) -> T:
+        """Await a call that comes before the body is read, and watch the client meanwhile."""
+        self._context = copy_context()
+        self._unread = True
+        self.since = self.now()
+        try:
+            return await call
+        finally:
+            self.since = NEVER
+            self._context = None
+            self._unread = False
+            if self._watcher is not None:
+                self._timer.add(self)  # it has timed out, and may have to wait again
+
+    async def receive(self) -> Message:
+        """Receive a message of the body."""
+        if self._ahead is not None:
+            message = await self._ahead.get()
+            if isinstance(message, Exception):
+                raise message
+            if message is not None:
+                return message
+            self._ahead = None
+        return await self._receive()
 
     def watch(self) -> None:
         """Start to check after :data:`WATCH_AFTER` seconds whether the client has left."""
@@ -172,12 +205,37 @@ class UntilDisconnect(BodyWait):
         if self._context is None:
             super().timed_out()
             return
+        if self._watcher is not None and not self._watcher.done():
+            return
         loop = asyncio.get_running_loop()
-        self._watcher = loop.create_task(self._watch_client(), context=self._context)
+        watching = self._watch_client
+        if self._unread:
+            if self._ahead is not None:
+                return  # the rest of a large body stays unread until its sender is known
+            self._ahead = asyncio.Queue()
+            watching = partial(self._watch_ahead, self._ahead)
+        self._watcher = loop.create_task(watching(), context=self._context)
+
+    async def _watch_ahead(self, ahead: asyncio.Queue[Message | Exception | None]) -> None:
+        size = 0
+        try:
+            while size <= LARGE_BODY:
+                message = await self._receive()
+                ahead.put_nowait(message)
+                if message["type"] == "http.disconnect":
+                    self._leave()
+                    return
+                size += len(message.get("body", b"")) + _MESSAGE_BYTES
+        except Exception as error:
+            ahead.put_nowait(error)
+        ahead.put_nowait(None)
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         if self._task is not None and not self._goes_on():
             self._gone = True
             self._task.cancel()

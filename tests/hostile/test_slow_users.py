@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from support.certificates import ssl_context
-from support.drivers import INFERENCE, STATUS, asgi_app
+from support.drivers import INFERENCE, STATUS, TOKEN, asgi_app, body_of
 from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
-from support.servers import uvicorn_server
+from support.servers import hypercorn_server, uvicorn_server
 from support.victim import victim_at
 
 from wattfare_mw import Request, WattfareMiddleware
@@ -55,3 +57,37 @@ def test_slow_users_do_not_delay_fast_users(
         finally:
             gate.set()
         assert {each.result() for each in asked} == {200}
+
+
+@pytest.mark.parametrize("server", [uvicorn_server, hypercorn_server])
+@pytest.mark.parametrize("path", [INFERENCE, TOKEN])
+def test_client_that_leaves_ends_its_slow_resolve_user(
+    fake: FakeWattfare, server: Any, path: str
+) -> None:
+    begun, cancelled = threading.Semaphore(0), threading.Semaphore(0)
+
+    async def resolve_user(request: Request) -> str:
+        begun.release()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.release()
+        return "user_1"
+
+    app: Any = WattfareMiddleware(
+        asgi_app, resolve_user=resolve_user, secret_key=SECRET_KEY, base_url=fake.url
+    )
+    body = body_of()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    with server(app) as address:
+        clients = [socket.create_connection(address[:2], timeout=PATIENCE) for _ in range(20)]
+        for client in clients:
+            client.sendall(request)
+        for _ in clients:
+            assert begun.acquire(timeout=PATIENCE)
+        for client in clients:
+            client.close()
+        for _ in clients:
+            assert cancelled.acquire(timeout=PATIENCE)
+    assert not fake.exchanges

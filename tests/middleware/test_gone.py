@@ -36,6 +36,7 @@ from support.fake_wattfare import (
 )
 
 from wattfare_mw import TokenUsage
+from wattfare_mw.receiving import WATCH_AFTER
 
 Drive = Callable[..., Driver]
 asgi_only = pytest.mark.parametrize("interface", ["asgi"], indirect=True)
@@ -78,6 +79,127 @@ def test_asgi_disconnect_on_every_path(
 
 def fake_path(path: str) -> str:
     return {TOKEN: "/sessions", STATUS: "/status", MODELS: "/models"}[path]
+
+
+@asgi_only
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", INFERENCE), ("POST", TOKEN), ("GET", STATUS), ("GET", MODELS)]
+)
+def test_asgi_disconnect_cancels_resolve_user(
+    drive: Drive, fake: FakeWattfare, method: str, path: str
+) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def resolve_user(request: Any) -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return "user_1"
+
+    live = drive(resolve_user=resolve_user).open(method, path, JSON, body_of())
+    assert begun.wait(PATIENCE)
+    live.close()
+    assert cancelled.wait(PATIENCE)
+    nothing_came(live)
+    assert not fake.exchanges
+
+
+HALF, REST = body_of()[:9], body_of()[9:]
+
+
+class Sender:
+    """The ``receive`` of a request whose client sends these messages, and then stays."""
+
+    def __init__(self, *messages: Any) -> None:
+        self._messages = list(messages)
+        self.first_read = asyncio.Event()
+        self.concurrent = 0
+
+    @property
+    def left(self) -> int:
+        """The number of messages that are not received yet."""
+        return len(self._messages)
+
+    async def __call__(self) -> Any:
+        assert self.concurrent == 0, "two tasks receive at the same time"
+        self.concurrent += 1
+        try:
+            self.first_read.set()
+            if not self._messages:
+                await asyncio.Event().wait()
+            message = self._messages.pop(0)
+            if isinstance(message, Exception):
+                raise message
+            return message
+        finally:
+            self.concurrent -= 1
+
+
+def part(body: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+@asgi_only
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([part(HALF + REST)], 200),
+        ([part(HALF, True), part(REST)], 200),
+        ([part(b"", True), part(HALF, True), part(REST, True), part(b"")], 200),
+        ([part(b" " * 40_000, True), part(b" " * 40_000, True), part(HALF + REST)], 200),
+        ([part(HALF, True), RuntimeError("the server fails")], 500),
+        ([RuntimeError("the server fails")], 500),
+    ],
+    ids=["whole", "two parts", "four parts", "large", "error after a part", "error"],
+)
+def test_body_is_read_whole_after_a_slow_resolve_user(
+    drive: Drive, fake: FakeWattfare, messages: list[Any], status: int
+) -> None:
+    """The middleware reads ahead to see whether the client has left."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ask(middleware: Any) -> None:
+        receive = Sender(*messages)
+        request = scope_of("POST", INFERENCE, JSON, sender=receive)
+        await middleware(request, receive, send)
+
+    async def resolve_user(request: Any) -> str:
+        await request.scope["sender"].first_read.wait()
+        return "user_1"
+
+    driver = drive(resolve_user=resolve_user)
+    driver.loop.run(ask(driver.middleware))
+    assert sent[0]["status"] == status
+    assert [each.body.strip() for each in fake.exchanges] == [body_of()] * (status == 200)
+
+
+@asgi_only
+def test_large_body_stays_unread_until_its_sender_is_known(
+    drive: Drive, fake: FakeWattfare
+) -> None:
+    async def ask(middleware: Any) -> None:
+        receive = Sender(*[part(b" " * 10_000, True)] * 100)
+
+        async def resolve_user() -> None:
+            await receive.first_read.wait()
+            await asyncio.sleep(3 * WATCH_AFTER)  # the timer would start another look by now
+
+        request = scope_of("POST", INFERENCE, JSON, wait=resolve_user)
+        await middleware(request, receive, lambda message: asyncio.sleep(0))
+        assert receive.left == 93  # 70 kB are read
+
+    async def resolve_user(request: Any) -> None:
+        await request.scope["wait"]()
+
+    driver = drive(resolve_user=resolve_user)
+    driver.loop.run(ask(driver.middleware))
+    assert not fake.exchanges
 
 
 @asgi_only

@@ -19,9 +19,10 @@ from ..handles import AsyncUser, User
 from ..headers import Headers
 from ..heartbeat import Heartbeat
 from ..offload import LARGE_BODY
-from ..receiving import ClientGoneError, Receive, UntilDisconnect, read_body
+from ..receiving import ClientGoneError, Message, Receive, UntilDisconnect, read_body
 from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
+from ..users import CallFunction
 from ..web import Request, Response
 from .base import AsyncAnswer, Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
@@ -36,7 +37,6 @@ else:
     _Base = Middleware
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -292,7 +292,11 @@ class _Exchange:
     def _perform(self, command: Any) -> Awaitable[Any]:
         kind = command.__class__
         if kind is ReadBody:
-            return read_body(self._receive, command.limit, cut_short, command.claim, self._gone)
+            gone = self._gone
+            return read_body(gone.receive, command.limit, cut_short, command.claim, gone)
+        if kind is CallFunction:
+            # The app's function may hang.
+            return self._gone.during(self._runner.perform(command))
         if kind is calls.Send or kind is calls.Read:
             # While we wait for the service, the client may leave, so watch it.
             self._gone.watch()
