@@ -185,7 +185,7 @@ async def test_call_belongs_to_the_month_of_its_reservation(url: str) -> None:
 async def test_two_concurrent_approvals(url: str) -> None:
     stores = [store_at(url), store_at(url)]
     app = await new_user(stores[0], 1)
-    await asyncio.gather(*(stores[n % 2].connect(app.id, "new", 7) for n in range(20)))
+    await asyncio.gather(*(stores[n % 2].connect(app.id, "new", 7) for n in range(6)))
     assert (await stores[0].account(app.id, "new"))[0] == Connection(7)
     keys = await asyncio.gather(*(store.signing_key() for store in stores * 5))
     assert len(set(keys)) == 1

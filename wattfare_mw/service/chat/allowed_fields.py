@@ -809,9 +809,9 @@ REQUEST: Mapping[str, Field] = {
     "model": Field(
         Kind.COUNTED,
         _text,
-        "the price of the model; a preset (`@preset/…`) is held; so is a model that searches or "
-        "calls other models by itself; a model without a fixed price, such as a router, is held "
-        "if the upstream names the cost",
+        "the price of the model. A preset (`@preset/…`) is held. A model that searches or calls "
+        "other models by itself is also held. A model without a fixed price, such as a router, is "
+        "held if the upstream names the cost",
     ),
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
