@@ -125,6 +125,18 @@ def test_weak_signing_key_is_refused(tmp_path) -> None:
     assert "weak-key" not in message
 
 
+def test_ipv6_address_may_have_brackets(tmp_path) -> None:
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with taken:
+        port = str(taken.getsockname()[1])
+        database = f"sqlite:///{tmp_path / 'x.db'}"
+        options = ("--host", "[::1]", "--port", port, "--database", database)
+        assert "in use" in run_cli("serve", *options).stderr
+
+
 def test_port_in_use_is_reported(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

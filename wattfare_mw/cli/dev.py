@@ -35,7 +35,7 @@ from ..service.records import CallReport
 from ..service.settings import DEFAULT_PORT
 from ..types import check_user_id, encode
 from . import dev_app
-from .options import database_option, log_format_option, log_level_option, option
+from .options import database_option, host_option, log_format_option, log_level_option, option
 from .places import new_file, port_errors
 from .serve import is_from_environment, read_nanos, read_prices
 
@@ -49,7 +49,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
 
 
 @click.command()
-@option("--host", default="127.0.0.1", show_default=True)
+@host_option
 @option(
     "--port",
     type=click.IntRange(0, 65535),

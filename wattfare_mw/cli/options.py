@@ -73,6 +73,14 @@ def log_level_option(default: str) -> Callable[[Any], Any]:
     )
 
 
+def _without_brackets(_ctx: click.Context, _option: click.Parameter, host: str) -> str:
+    """A URL has an IPv6 address in brackets, so people also write it so in an option."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+host_option = option("--host", default="127.0.0.1", show_default=True, callback=_without_brackets)
+
+
 log_format_option = option(
     "--log-format",
     type=click.Choice(["text", "json"]),

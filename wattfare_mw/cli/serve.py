@@ -32,6 +32,7 @@ from ..service.settings import (
 from .config import ConfiguredCommand, config_option, tables
 from .options import (
     database_option,
+    host_option,
     log_format_option,
     log_level_option,
     number_option,
@@ -46,7 +47,7 @@ NO_CEILING = "none"
 
 @click.command(cls=ConfiguredCommand)
 @config_option
-@option("--host", default="127.0.0.1", show_default=True)
+@host_option
 @option(
     "--port",
     type=click.IntRange(0, 65535),
