@@ -811,7 +811,7 @@ REQUEST: Mapping[str, Field] = {
         _text,
         "the price of the model. A preset (`@preset/…`) is held. A model that searches or calls "
         "other models by itself is also held. A model without a fixed price, such as a router, is "
-        "held if the upstream names the cost",
+        "held if the upstream reports the cost",
     ),
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
@@ -1004,7 +1004,9 @@ REQUEST: Mapping[str, Field] = {
         *("truncate", "shift", "document_image_limit", "document_page_limit", "num_ctx"),
     ),
     "transforms": Field(
-        Kind.FREE, _only([], ["middle-out"]), "shortens a long prompt; other values are refused"
+        Kind.FREE,
+        _only([], ["middle-out"]),
+        'shortens a long prompt; any value except `[]` and `["middle-out"]` is refused',
     ),
     # Caching and grouping at the upstream.
     **_plain_rows(
@@ -1134,9 +1136,9 @@ REQUEST: Mapping[str, Field] = {
     **_refused_row("max_output_tokens", "use `max_tokens`"),
     **_refused_row("max_gen_len", "use `max_tokens`"),
     **_refused_row("max_length", "use `max_tokens`"),
-    **_refused_row("chat_template", "a template can repeat the prompt without end"),
-    **_refused_row("background", "a later answer cannot be billed"),
-    **_refused_row("deferred", "a later answer cannot be billed"),
+    **_refused_row("chat_template", "a template can repeat the prompt any number of times"),
+    **_refused_row("background", "an answer that comes later cannot be billed"),
+    **_refused_row("deferred", "an answer that comes later cannot be billed"),
 }
 
 _request = _object({name: field.rule for name, field in REQUEST.items()})
