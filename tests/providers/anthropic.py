@@ -23,7 +23,7 @@ PROVIDER = Provider(
     cached="no details. In Anthropic's field names, `input_tokens` excludes them",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if requested",
+    streams="in a last chunk without choices, if requested",
     source=_DOCS,
     shape=on_a_last_chunk,
     note=(
@@ -33,7 +33,7 @@ PROVIDER = Provider(
     rows=(
         Row(
             quirk="usage without details, at the published price of Claude Sonnet 4.5 ($3, $15)",
-            rule="bills the two counts",
+            rule="bills the prompt and the answer",
             source=_DOCS,
             price=Published("claude-sonnet-4-5", {"input_tokens": 1000, "output_tokens": 100}),
             usage=tokens(1000, 100, **_NO_DETAILS),

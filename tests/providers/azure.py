@@ -25,13 +25,13 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if requested",
+    streams="in a last chunk without choices, if requested",
     source=_DOCS,
     shape=on_a_last_chunk,
     rows=(
         Row(
             quirk="the first chunk has `prompt_filter_results`, and no choice",
-            rule="passes it on, and reads the usage on the last chunk",
+            rule="passes it on, and reads the usage in the last chunk",
             source="https://github.com/AbanteAI/archive-old-cli-mentat/issues/429",
             answer={
                 "choices": [
@@ -88,7 +88,7 @@ PROVIDER = Provider(
             bill=128 * 2500 + 1280 * 1250 + 20 * 10_000,
         ),
         Row(
-            quirk="`usage: null` on every chunk, from an old version of the API",
+            quirk="`usage: null` in every chunk, from an old version of the API",
             rule="bills the tokens that it counted",
             source="https://github.com/sashabaranov/go-openai/pull/448",
             usage=tokens(18, 4),

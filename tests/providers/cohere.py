@@ -12,7 +12,7 @@ PROVIDER = Provider(
     reasoning="in `completion_tokens`",
     cost="no",
     streams=(
-        "on a last chunk, if requested; before August 2025, it refused `stream_options`, which the "
+        "in a last chunk, if requested; before August 2025, it refused `stream_options`, which the "
         "service then leaves out"
     ),
     source="https://docs.cohere.com/docs/compatibility-api",

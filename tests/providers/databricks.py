@@ -31,12 +31,12 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on every chunk. Some endpoints refuse `stream_options`, which is then left out",
+    streams="in every chunk. Some endpoints refuse `stream_options`, which is then left out",
     source=_DOCS,
     shape=on_every_chunk,
     rows=(
         Row(
-            quirk="usage on every chunk of a stream, as a running total",
+            quirk="usage in every chunk of a stream, as a running total",
             rule="bills only the last one",
             source="https://github.com/databricks/databricks-ai-bridge/pull/176",
             usage=tokens(32, 4),

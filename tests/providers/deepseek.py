@@ -61,7 +61,7 @@ PROVIDER = Provider(
             bill=18 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="zeros on the first chunks of a stream, from a gateway",
+            quirk="zeros in the first chunks of a stream, from a gateway",
             rule="ignores them, and bills the last counts",
             source="https://github.com/router-for-me/CLIProxyAPI/pull/3077",
             usage=tokens(18, 4),

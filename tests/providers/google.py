@@ -61,7 +61,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="not in `completion_tokens`; sometimes only in `total_tokens`",
     cost="no",
-    streams="on every chunk, as a running total",
+    streams="in every chunk, as a running total",
     source=_DOCS,
     shape=on_every_chunk,
     rows=(
@@ -86,7 +86,7 @@ PROVIDER = Provider(
             bill=21 * 1000 + 60 * 2000,
         ),
         Row(
-            quirk="`reasoning_tokens` next to the counts, and details in Google's field names",
+            quirk="`reasoning_tokens` next to the other counts, and details in Google's names",
             rule="computes the answer from `total_tokens`",
             source="https://github.com/openai/openai-python/issues/2544",
             usage=tokens(
@@ -102,7 +102,7 @@ PROVIDER = Provider(
             bill=2181 * 1000 + 337 * 2000,
         ),
         Row(
-            quirk="usage on every chunk of a stream",
+            quirk="usage in every chunk of a stream",
             rule="bills only the last usage",
             source="https://github.com/ogx-ai/ogx/issues/5122",
             usage=tokens(18, 4),

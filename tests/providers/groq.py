@@ -24,7 +24,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="in `x_groq.usage`; also on a last chunk without choices, if requested",
+    streams="in `x_groq.usage`; also in a last chunk without choices, if requested",
     source=_DOCS,
     shape=under_its_own_name("x_groq"),
     rows=(
@@ -36,7 +36,7 @@ PROVIDER = Provider(
             bill=18 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="the usage in `x_groq`, and again on a last chunk",
+            quirk="the usage in `x_groq`, and again in a last chunk",
             rule="bills it once",
             source="https://github.com/Portkey-AI/gateway/issues/1338",
             usage=_USAGE,

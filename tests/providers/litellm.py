@@ -28,7 +28,7 @@ PROVIDER = Provider(
         "in the HTTP header `x-litellm-response-cost`; in a stream, in `usage.cost` with "
         "`include_cost_in_streaming_usage`"
     ),
-    streams="on a last chunk without choices, if requested",
+    streams="in a last chunk without choices, if requested",
     source=_USAGE,
     shape=on_a_last_chunk,
     rows=(
@@ -116,7 +116,7 @@ PROVIDER = Provider(
             bill=239 * 1000 + 15_872 * 100 + 2 * 2000,
         ),
         Row(
-            quirk="`cache_read_tokens` and `cache_write_tokens` next to the counts ($1.25)",
+            quirk="`cache_read_tokens` and `cache_write_tokens` next to the other counts ($1.25)",
             rule="bills them at their prices, as part of the prompt",
             source="https://github.com/NousResearch/hermes-agent/pull/14823",
             price={**LIST, "input_cache_write": "0.00000125"},
@@ -130,7 +130,9 @@ PROVIDER = Provider(
             bill=22_643 * 100 + 2088 * 1250 + 5 * 2000,
         ),
         Row(
-            quirk="a total that includes the written tokens, which the prompt does not ($1.25)",
+            quirk=(
+                "`total_tokens` includes the written tokens, but `prompt_tokens` does not ($1.25)"
+            ),
             rule="adds them to the prompt, not to the answer",
             source="https://github.com/SamSaffron/term-llm/pull/424",
             price={**LIST, "input_cache_write": "0.00000125"},
@@ -138,14 +140,14 @@ PROVIDER = Provider(
             bill=1000 * 1000 + 500 * 1250 + 10 * 2000,
         ),
         Row(
-            quirk="more reasoning than `completion_tokens`, and a total that is the sum",
+            quirk="more reasoning than `completion_tokens`, and `total_tokens` without it",
             rule="adds the reasoning, because it is more than the answer",
             source="https://github.com/BerriAI/litellm/issues/10667",
             usage=tokens(10_761, 774, **reasoned(1175, text_tokens=None)),
             bill=10_761 * 1000 + (774 + 1175) * 2000,
         ),
         Row(
-            quirk="a separate count on each chunk, from a server behind LiteLLM",
+            quirk="a separate count in each chunk, from a server behind LiteLLM",
             rule="adds them up",
             source="https://github.com/praxis-proxy/ai/issues/119",
             usage=tokens(10, 4),

@@ -23,7 +23,7 @@ PROVIDER = Provider(
     cached="no details",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if requested; none in old versions",
+    streams="in a last chunk without choices, if requested; none in old versions",
     source=_DOCS,
     shape=on_a_last_chunk,
     rows=(
@@ -56,7 +56,7 @@ PROVIDER = Provider(
             bill=19 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="only llama.cpp's `timings`, where `prompt_n` does not include the cached tokens",
+            quirk="only llama.cpp's `timings`, whose `prompt_n` does not include the cached tokens",
             rule="bills `prompt_n`, `cache_n` and `predicted_n`",
             source=_TIMINGS_PAGE,
             answer={

@@ -29,7 +29,7 @@ PROVIDER = Provider(
     shape=on_the_finish_chunk,
     rows=(
         Row(
-            quirk="the usage of a stream is on the chunk with the finish reason",
+            quirk="the usage of a stream is in the chunk with the finish reason",
             rule="reads it there, and passes the chunk on even if the client did not ask for usage",
             source="https://github.com/mistralai/client-python/issues/40",
             usage=tokens(18, 4, prompt_audio_seconds=None),

@@ -18,7 +18,7 @@ PROVIDER = Provider(
     cached="yes, as `usage.cached_tokens`",
     reasoning="in `completion_tokens`, without details",
     cost="no",
-    streams="in the choice with the finish reason; also on a last chunk, if requested",
+    streams="in the choice with the finish reason; also in a last chunk, if requested",
     source="https://platform.moonshot.ai/docs/api/chat",
     shape=in_the_choice,
     rows=(
@@ -30,7 +30,7 @@ PROVIDER = Provider(
             bill=19 * 1000 + 13 * 2000,
         ),
         Row(
-            quirk="the usage in the choice, and again on a last chunk",
+            quirk="the usage in the choice, and again in a last chunk",
             rule="bills it once",
             source="https://github.com/NorthlandPositronics/Cogtrix/issues/2376",
             usage=tokens(19, 13),
@@ -43,8 +43,8 @@ PROVIDER = Provider(
         ),
         Row(
             quirk=(
-                "`cached_tokens` next to the counts, at the published price of Kimi K2 ($0.60, "
-                "$0.15 cached, $2.50)"
+                "`cached_tokens` next to the other counts, at the published price of Kimi K2 "
+                "($0.60, $0.15 cached, $2.50)"
             ),
             rule="bills them at the price of a cache read",
             source="https://github.com/vercel/ai/pull/12352",

@@ -42,7 +42,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="no",
-    streams="on a last chunk without choices, if requested",
+    streams="in a last chunk without choices, if requested",
     source=_CHAT,
     shape=on_a_last_chunk,
     rows=(
@@ -158,7 +158,7 @@ PROVIDER = Provider(
             bill=100 * 1000 + 1900 * 100 + 10 * 2000,
         ),
         Row(
-            quirk="`obfuscation`, random text on each chunk of a stream",
+            quirk="`obfuscation`, random text in each chunk of a stream",
             rule="passes it on, and does not count it",
             source=_CHAT,
             chunks=(

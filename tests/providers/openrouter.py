@@ -27,7 +27,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="in `completion_tokens`",
     cost="yes, in `usage.cost`",
-    streams="on a last chunk, always",
+    streams="in a last chunk, always",
     source=_USAGE,
     shape=on_a_last_chunk,
     note=(
@@ -183,7 +183,7 @@ PROVIDER = Provider(
             bill=100_000,
         ),
         Row(
-            quirk="the usage of a stream is on a chunk with an empty delta",
+            quirk="the usage of a stream is in a chunk with an empty delta",
             rule="reads it there",
             source=_STREAMS,
             usage=tokens(18, 4, cost=0.0001),

@@ -26,14 +26,14 @@ python -m providers
 
 ## Overview
 
-| provider | cached tokens in `prompt_tokens` | reasoning tokens | names the cost | usage of a stream |
+| provider | cached tokens in `prompt_tokens` | reasoning tokens | reports the cost | usage of a stream |
 |---|---|---|---|---|
 """
 
 _RULES = """
 ## The rules
 
-- If the provider names a cost, the service bills this cost. Otherwise, it bills the reported tokens, at the price in the upstream's list or the published price of `genai-prices`. If the provider reports no tokens, the service bills the tokens that it counted.
+- If the provider reports a cost, the service bills this cost. Otherwise, it bills the reported tokens, at the price in the upstream's list or the published price of `genai-prices`. If the provider reports no tokens, the service bills the tokens that it counted.
 - The service ignores impossible parts of a usage, and uses the other parts.
 - If a stream reports its usage several times, the last report counts.
 - `usage.cost` in the answer is what the user is billed.

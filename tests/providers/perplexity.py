@@ -65,7 +65,7 @@ PROVIDER = Provider(
     cached="no cache",
     reasoning="neither in `completion_tokens` nor in `total_tokens`",
     cost="yes, in `usage.cost.total_cost`",
-    streams="on every chunk, as a running total",
+    streams="in every chunk, as a running total",
     source=_DOCS,
     note=(
         "Perplexity has ended this API for its own models, according to "
@@ -75,7 +75,7 @@ PROVIDER = Provider(
     shape=lambda _deltas, usage: list(_stream(usage or {})),
     rows=(
         Row(
-            quirk="`cost` is an object, and a stream has a usage on every chunk",
+            quirk="`cost` is an object, and a stream has a usage in every chunk",
             rule="bills `total_cost` of the last one, and passes the object on as `cost_details`",
             source=_DOCS,
             usage=_SONAR,

@@ -54,7 +54,7 @@ PROVIDER = Provider(
             bill=18 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="`cached_tokens` next to the counts",
+            quirk="`cached_tokens` next to the other counts",
             rule="bills them at the price of a cache read",
             source=_DOCS,
             usage=tokens(2000, 10, cached_tokens=1900),

@@ -33,14 +33,14 @@ PROVIDER = Provider(
     reasoning="in `completion_tokens`",
     cost="no",
     streams=(
-        "on a last chunk without choices, if requested; on every chunk with "
+        "in a last chunk without choices, if requested; in every chunk with "
         "`continuous_usage_stats`"
     ),
     source=_DOCS,
     shape=on_a_last_chunk,
     rows=(
         Row(
-            quirk="usage on every chunk of a stream, starting at 0 tokens",
+            quirk="usage in every chunk of a stream, starting at 0 tokens",
             rule="bills only the last usage",
             source="https://github.com/vllm-project/vllm/issues/7262",
             shape=_continuous,

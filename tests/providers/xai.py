@@ -26,7 +26,7 @@ PROVIDER = Provider(
     cached="yes",
     reasoning="not in `completion_tokens`, but in `total_tokens`",
     cost="yes, in `usage.cost_in_usd_ticks`; 10,000,000,000 ticks are $1",
-    streams="on a last chunk without choices; in older models, on every chunk",
+    streams="in a last chunk without choices; in older models, in every chunk",
     source=_COST,
     shape=on_a_last_chunk,
     rows=(
@@ -69,7 +69,7 @@ PROVIDER = Provider(
             bill=250_000 * 4000 + 100 * 12_000,
         ),
         Row(
-            quirk="usage on every chunk of a stream (older models)",
+            quirk="usage in every chunk of a stream (older models)",
             rule="bills only the last usage",
             source="https://github.com/M-Lai-ai/LLM-Provider-reference",
             shape=on_every_chunk,
@@ -77,7 +77,7 @@ PROVIDER = Provider(
             bill=38 * 1000 + 4 * 2000,
         ),
         Row(
-            quirk="a chunk without choices and usage after the chunk with the usage",
+            quirk="after the chunk with the usage, a chunk without choices and without usage",
             rule="passes it on, and keeps the usage",
             source="https://github.com/BerriAI/litellm/issues/17136",
             usage=tokens(18, 4),
