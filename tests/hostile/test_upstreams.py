@@ -24,7 +24,7 @@ from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.asgi import create_app
-from wattfare_mw.service.models import catalog, upstream_answers
+from wattfare_mw.service.models import catalog, upstream_answers, upstream_http
 from wattfare_mw.service.models import upstream as models_upstream
 from wattfare_mw.service.settings import Settings
 
@@ -203,7 +203,7 @@ async def test_slow_model_list_times_out(
             time.sleep(0.02)
 
     upstream.models_script = drip
-    monkeypatch.setattr(models_upstream, "LIST_SECONDS", 0.2)
+    monkeypatch.setattr(upstream_http, "LIST_SECONDS", 0.2)
     provider = models_upstream.Upstream(upstream.url)
     with pytest.raises(WattfareError, match="takes too long"):
         await provider.models()

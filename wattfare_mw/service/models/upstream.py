@@ -10,7 +10,6 @@ from typing import Any, Literal
 import msgspec
 
 from ... import money, sse
-from ...calls import USER_AGENT
 from ...errors import (
     WattfareBudgetExceededError,
     WattfareError,
@@ -20,7 +19,7 @@ from ...errors import (
 )
 from ...logs import get_logger
 from ...offload import LARGE_BODY, in_thread
-from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, async_transport
+from ...transport import AsyncHTTPResponse, AsyncTransport
 from ...transport.base import MAX_BODY_BYTES
 from ..chat import prompt_bound
 from ..chat.families import Families
@@ -45,15 +44,10 @@ from .offers import Offer
 from .output_limits import LearnedLimits, ModelLimits, names_for
 from .own_prices import OwnPrices
 from .provider_facts import OTHER, LimitName, find_provider
+from .upstream_http import LIST_IDLE_SECONDS, MAX_ERROR_BYTES, Refusal, UpstreamHTTP, read_whole
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
-CONNECT_SECONDS = 10.0
-#: How long to wait for data from the upstream, in seconds. A model that thinks can take minutes.
-IDLE_SECONDS = 600.0
-#: The maximum size of an error, and of the list of models, in bytes.
-MAX_ERROR_BYTES = 2**20
-MAX_LIST_BYTES = 16 * 2**20
 #: A block of events with more bytes or more lines than these is metered in a thread.
 LARGE_BLOCK = 2**19
 MANY_LINES = 4000
@@ -63,9 +57,6 @@ MANY_IMAGES = 50
 #: send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
-#: The limits for the list of models and for records, in seconds: for each wait, and in total.
-LIST_IDLE_SECONDS = 20.0
-LIST_SECONDS = 60.0
 #: How many models without a reported cost are remembered.
 MAX_WITHOUT_COST = 1000
 #: How often the service lowers its own token limit for a call: to the model's maximum, and to the
@@ -73,22 +64,10 @@ MAX_WITHOUT_COST = 1000
 MAX_LOWERINGS = 2
 #: How many models are cached with their prices and families.
 MAX_OFFERS = 1000
-_LIST = "/models"
 #: The statuses of an upstream without this path.
 _NOTHING_THERE = frozenset({404, 405, 501})
 #: OpenRouter's saved settings, after or instead of a model's name, such as `@preset/mine`.
 PRESET = "@preset/"
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """An answer with another status than 200. ``text`` is its body, and ``error`` its meaning."""
-
-    status: int
-    text: bytes
-    error: WattfareError
-
-    def __repr__(self) -> str:
-        return f"Refusal({self.status})"  # an error may repeat the prompt
 
 
 class Upstream:
@@ -128,12 +107,12 @@ class Upstream:
         on_hang_up: Literal["stop", "finish"] | None = None,
         hold: int | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
         self.operator = Credential(key)
-        self._transport = transport or async_transport(None)
+        self.http = UpstreamHTTP(base_url, self.operator, transport)
+        self.base_url = self.http.base_url
         self.provider = find_provider(self.base_url, provider)
         self._catalog = Catalog(
-            self._list_models,
+            self.http.list_models,
             self.base_url,
             OwnPrices(prices),
             default_first=not self.provider.sells,
@@ -235,7 +214,7 @@ class Upstream:
     ) -> int | None:
         """The cost in the generation's record, in nano-dollars; None if there is no record yet."""
         path = generations.path(generation_id)
-        return generations.cost(await self._get(path, MAX_ERROR_BYTES, credential))
+        return generations.cost(await self.http.get(path, MAX_ERROR_BYTES, credential))
 
     async def check_key(self, key: str) -> bytes | None:
         """Check a payer's key with a request that costs nothing. Returns OpenRouter's facts about
@@ -247,7 +226,7 @@ class Upstream:
         """
         credential = Credential(key, "")
         if self.provider.key_path is not None:
-            answer = await self.exchange(
+            answer = await self.http.exchange(
                 "GET", self.provider.key_path, None, None, LIST_IDLE_SECONDS, credential
             )
             if not isinstance(answer, Refusal):
@@ -255,7 +234,7 @@ class Upstream:
             if answer.status not in _NOTHING_THERE:
                 raise answer.error
         try:
-            await self._get(_LIST, MAX_LIST_BYTES, credential)
+            await self.http.list_models(credential)
         except NoListError as no_list:
             # An upstream without a list does not check the key. The first call does.
             if isinstance(no_list.__cause__, WattfareFundingError):
@@ -295,96 +274,7 @@ class Upstream:
     async def close(self) -> None:
         """Close the connections."""
         await self._catalog.close()
-        await self._transport.close()
-
-    async def send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        request_id: str | None,
-        idle: float = IDLE_SECONDS,
-        credential: Credential | None = None,
-    ) -> AsyncHTTPResponse:
-        """Send a request. Returns an answer with status 200, or raises the error for any other."""
-        answer = await self.exchange(method, path, body, request_id, idle, credential)
-        if isinstance(answer, Refusal):
-            raise answer.error
-        return answer
-
-    async def exchange(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        request_id: str | None,
-        idle: float = IDLE_SECONDS,
-        credential: Credential | None = None,
-    ) -> AsyncHTTPResponse | Refusal:
-        """Send a request. Returns an answer with status 200, or the error for any other.
-
-        Args:
-            credential: a payer's key; None: the operator's.
-
-        Raises:
-            WattfareError: ``upstream``; there is no answer.
-        """
-        headers = {
-            "accept-encoding": "identity",
-            "accept": "application/json, text/event-stream",
-            "user-agent": USER_AGENT,
-        }
-        if body is not None:
-            headers["content-type"] = "application/json"
-        credential = credential or self.operator
-        if credential.authorization is not None:
-            headers["authorization"] = credential.authorization
-        if request_id is not None:
-            headers["x-request-id"] = request_id
-        request = HTTPRequest(method, self.base_url + path, headers, body, CONNECT_SECONDS, idle)
-        try:
-            answer = await self._transport.send(request)
-            if answer.status == 200:
-                return answer
-            try:
-                text = await answer.read(MAX_ERROR_BYTES)
-            finally:
-                await answer.close()
-        except WattfareNetworkError as error:
-            raise upstream_answers.unreachable(error) from error.__cause__
-        failure = upstream_answers.failure(answer.status, text, answer.headers, credential)
-        if path == _LIST and upstream_answers.is_no_list(answer.status, failure):
-            raise NoListError from failure
-        return Refusal(answer.status, text, failure)
-
-    async def _list_models(self) -> bytes:
-        return await self._get(_LIST, MAX_LIST_BYTES)
-
-    async def _get(self, path: str, most: int, credential: Credential | None = None) -> bytes:
-        try:
-            # Limit the total time, because an upstream could send a byte now and then forever.
-            async with asyncio.timeout(LIST_SECONDS):
-                answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS, credential)
-                return await read_whole(answer, most)
-        except TimeoutError:
-            raise upstream_answers.failed("The upstream takes too long to answer.") from None
-
-
-async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
-    """Read the whole body of an answer, and close it.
-
-    Args:
-        most: the most bytes.
-
-    Raises:
-        WattfareError: ``upstream``; it broke off or is too long.
-    """
-    try:
-        return await answer.read(most)
-    except WattfareNetworkError as error:
-        raise upstream_answers.unreachable(error) from error.__cause__
-    finally:
-        await answer.close()
+        await self.http.close()
 
 
 def _is_large(block: bytes) -> bool:
@@ -552,7 +442,7 @@ class UpstreamJob:
                 body = msgspec.json.encode(fields)
             self.meter.sent = True
             upstream, model = self._upstream, request.model
-            answer = await upstream.exchange(
+            answer = await upstream.http.exchange(
                 "POST",
                 "/chat/completions",
                 body,

@@ -282,7 +282,7 @@ class PayerFunding:
             raise invalid_request(
                 "This request cannot be read. Connect OpenRouter again."
             ) from None
-        key = await openrouter.exchange(upstream, code, verifier)
+        key = await openrouter.exchange(upstream.http, code, verifier)
         facts: bytes | None = None
         try:
             facts = await upstream.check_key(key)

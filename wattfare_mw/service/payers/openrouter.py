@@ -26,7 +26,7 @@ from ... import money
 from ...errors import WattfareError, invalid_request
 from ...transport import Secret, header_key
 from ..models.credential import Credential
-from ..models.upstream import LIST_IDLE_SECONDS, Refusal, Upstream, read_whole
+from ..models.upstream_http import LIST_IDLE_SECONDS, Refusal, UpstreamHTTP, read_whole
 
 #: How long a payer may take at OpenRouter, in seconds.
 REQUEST_SECONDS = 600
@@ -88,7 +88,7 @@ def auth_url(
     return f"{auth_origin(base_url)}/auth?{urlencode(query)}"
 
 
-async def exchange(upstream: Upstream, code: str, verifier: bytes) -> Secret:
+async def exchange(http: UpstreamHTTP, code: str, verifier: bytes) -> Secret:
     """Exchange a code for a key.
 
     Raises:
@@ -103,7 +103,7 @@ async def exchange(upstream: Upstream, code: str, verifier: bytes) -> Secret:
             "code_challenge_method": "S256",
         }
     )
-    answer = await upstream.exchange(
+    answer = await http.exchange(
         "POST", "/auth/keys", body, None, LIST_IDLE_SECONDS, Credential(None, "")
     )
     if isinstance(answer, Refusal):
