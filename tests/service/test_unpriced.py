@@ -10,8 +10,9 @@ import pytest
 from support.service import App, Service, run_service
 from support.upstream import Exchange, Upstream, completion_of
 
+from wattfare_mw import WattfareError
 from wattfare_mw.service.chat import request as chat_request
-from wattfare_mw.service.models import upstream as module
+from wattfare_mw.service.models import upstream_models
 from wattfare_mw.service.models.upstream import Upstream as Provider
 
 PRICE = "--price 'MODEL=IN/OUT'"
@@ -75,7 +76,7 @@ async def test_log_names_unpriced_calls_if_the_upstream_may_report_costs(
     request = chat_request.read(json.dumps(body).encode())
     known = Provider(upstream.url, provider=provider)
     try:
-        with pytest.raises(module.WattfareError) as raised:
+        with pytest.raises(WattfareError) as raised:
             await known.prepare(request, "r")
     finally:
         await known.close()
@@ -137,9 +138,9 @@ def test_interrupted_answer_does_not_affect_the_next_call(
 
 
 async def test_memory_of_unpriced_models_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WITHOUT_COST", 3)
+    monkeypatch.setattr(upstream_models, "MAX_WITHOUT_COST", 3)
     upstream = Provider("http://upstream.invalid", allow_unpriced=True)
     for number in range(10):
-        upstream.found_no_cost(f"m{number}")
-    assert list(upstream._without_cost) == ["m7", "m8", "m9"]
+        upstream.known.found_no_cost(f"m{number}")
+    assert list(upstream.known._without_cost) == ["m7", "m8", "m9"]
     await upstream.close()

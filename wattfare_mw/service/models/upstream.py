@@ -24,7 +24,7 @@ from ...transport.base import MAX_BODY_BYTES
 from ..chat import prompt_bound
 from ..chat.families import Families
 from ..chat.meter import Meter, estimate_tokens
-from ..chat.price import MAX_RESERVATION, Price
+from ..chat.price import MAX_RESERVATION
 from ..chat.request import DEFAULT_MAX_TOKENS, ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
@@ -34,17 +34,17 @@ from . import (
     limit_refusals,
     model_lists,
     offers,
-    own_tools,
     upstream_answers,
     variants,
 )
 from .catalog import Catalog, NoListError
 from .credential import Credential
 from .offers import Offer
-from .output_limits import LearnedLimits, ModelLimits, names_for
+from .output_limits import names_for
 from .own_prices import OwnPrices
-from .provider_facts import OTHER, LimitName, find_provider
+from .provider_facts import LimitName, find_provider
 from .upstream_http import LIST_IDLE_SECONDS, MAX_ERROR_BYTES, Refusal, UpstreamHTTP, read_whole
+from .upstream_models import UpstreamModels
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -57,17 +57,11 @@ MANY_IMAGES = 50
 #: send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
-#: How many models without a reported cost are remembered.
-MAX_WITHOUT_COST = 1000
 #: How often the service lowers its own token limit for a call: to the model's maximum, and to the
 #: rest of the context window after the prompt.
 MAX_LOWERINGS = 2
-#: How many models are cached with their prices and families.
-MAX_OFFERS = 1000
 #: The statuses of an upstream without this path.
 _NOTHING_THERE = frozenset({404, 405, 501})
-#: OpenRouter's saved settings, after or instead of a model's name, such as `@preset/mine`.
-PRESET = "@preset/"
 
 
 class Upstream:
@@ -117,14 +111,13 @@ class Upstream:
             OwnPrices(prices),
             default_first=not self.provider.sells,
         )
-        self._allow_unpriced = allow_unpriced
-        self._hold = hold
-        self.families = Families(media)
-        # Offers with a price, and the list that they come from.
-        self._known_offers: dict[str, Offer] = {}
-        self._known_by: object | None = None
-        self._without_cost: dict[str, None] = {}  # names of models, the oldest first
-        self.learned = LearnedLimits()
+        self.known = UpstreamModels(
+            self._catalog,
+            self.provider,
+            Families(media),
+            allow_unpriced=allow_unpriced,
+            hold=hold,
+        )
         self.metrics = metrics or Metrics()
         self.default_max_tokens = default_max_tokens
         self.max_answer_bytes = max_answer_bytes
@@ -150,64 +143,14 @@ class Upstream:
 
     async def prepare(self, request: ChatRequest, request_id: str) -> UpstreamJob:
         """Prepare the call, with its limit and its price."""
-        models = [self._known(model) or await self._offer(model) for model in request.models]
-        unbounded = (
-            request.held
-            or None in [offer.price for offer in models]
-            or any(map(_names_preset, request.models))
-            or any(map(own_tools.is_open_ended, request.models))
-        )
-        hold = self._hold if unbounded else None
+        models = await self.known.offers(request)
+        hold = self.known.hold(request, models)
         if request.attachments is not None and request.attachments.documents:
             read = await documents.read(request.attachments)
             request = msgspec.structs.replace(request, attachments=read)
         if request.large or _has_many_images(request):
             return await in_thread(UpstreamJob, self, request, models, request_id, hold)
         return UpstreamJob(self, request, models, request_id, hold)
-
-    async def _offer(self, model: str) -> Offer:
-        variant = variants.read(model) if self.provider.variants else variants.Variant(model)
-        price = await self._price(model, variant.base)
-        if price is None and not self._may_be_unpriced(model):
-            raise self._unpriced(model)
-        if self._hold is None and own_tools.is_open_ended(model):
-            raise invalid_request(
-                f"`model` {model!r} is not allowed: it searches or calls other models by itself, "
-                "so its cost has no bound."
-            )
-        limits = self._catalog.limits(model)
-        offer = Offer(price, variant, self.families.of(variant.base), limits)
-        by = self._catalog.fresh
-        if price is not None and by is not None:
-            if by is not self._known_by or len(self._known_offers) >= MAX_OFFERS:
-                self._known_by, self._known_offers = by, {}
-            self._known_offers[model] = offer
-        return offer
-
-    def _known(self, model: str) -> Offer | None:
-        """The cached offer of a model. It is valid until the list of models is refreshed."""
-        by = self._catalog.fresh
-        return self._known_offers.get(model) if by is not None and by is self._known_by else None
-
-    async def _price(self, model: str, base: str) -> Price | None:
-        if not _names_preset(model):
-            return await self._catalog.price(model, base)
-        if self._hold is None:
-            raise invalid_request(
-                f"`model` {model!r} is not allowed, because the service cannot see the fields of a"
-                " preset."
-            )
-        # The model before it counts if the preset names none.
-        model = model.partition(PRESET)[0]
-        return await self._catalog.price(model) if model else None
-
-    def limits(self, models: Sequence[str], found: Sequence[Offer], *, stream: bool) -> ModelLimits:
-        """The lowest limits of these models, as far as they are known."""
-        limits: list[ModelLimits] = []
-        for model, offer in zip(models, found, strict=True):
-            learned, known = self.learned.most(model, stream=stream), offer.limits
-            limits.append(known if learned is None else ModelLimits(learned, known.context))
-        return limits[0] if len(limits) == 1 else ModelLimits.of_all(limits)
 
     async def true_cost(
         self, generation_id: str, credential: Credential | None = None
@@ -241,36 +184,6 @@ class Upstream:
                 raise no_list.__cause__ from None
         return None
 
-    def found_no_cost(self, model: str) -> None:
-        """Remember that a complete answer of this model without a price had no cost."""
-        if model in self._without_cost:
-            return
-        while len(self._without_cost) >= MAX_WITHOUT_COST:
-            del self._without_cost[next(iter(self._without_cost))]
-        self._without_cost[model] = None
-        log.error(
-            "the upstream names no cost for model=%r, which has no price. Its calls are refused "
-            "from now on. Set a price with --price 'MODEL=IN/OUT'",
-            model,
-        )
-
-    def _may_be_unpriced(self, model: str) -> bool:
-        # An unknown upstream with presets is a gateway to OpenRouter, which reports each cost.
-        names_cost = self.provider.names_cost or (self.provider is OTHER and _names_preset(model))
-        allowed = self._allow_unpriced or (self._hold is not None and names_cost)
-        return allowed and model not in self._without_cost
-
-    def _unpriced(self, model: str) -> WattfareError:
-        words = (
-            f"There is no fixed price for {model!r}, so its cost cannot be bounded. "
-            "The operator of the service can set a price with --price 'MODEL=IN/OUT', in USD per "
-            "million tokens."
-        )
-        may_name_cost = self.provider.names_cost or self.provider is OTHER
-        if may_name_cost and not self._allow_unpriced:
-            words += " If the upstream reports the cost of each call, use --allow-unpriced instead."
-        return invalid_request(words)
-
     async def close(self) -> None:
         """Close the connections."""
         await self._catalog.close()
@@ -289,10 +202,6 @@ def _has_many_images(request: ChatRequest) -> bool:
     # Each takes up to 0.2 ms, for each model that may answer.
     attached = request.attachments
     return attached is not None and len(attached.images) * len(request.models) > MANY_IMAGES
-
-
-def _names_preset(model: str) -> bool:
-    return PRESET in model
 
 
 class UpstreamJob:
@@ -339,7 +248,7 @@ class UpstreamJob:
         default = upstream.default_max_tokens
         if request.max_tokens is None:
             longest = offers.longest(self._bounds) if self._bounds else self._text
-            fits = upstream.limits(request.models, models, stream=request.stream)
+            fits = upstream.known.limits(request, models)
             default = fits.fit(default, longest, estimate)
         self._least, most = request.limits(default)
         self._limit = most
@@ -355,9 +264,9 @@ class UpstreamJob:
             request.model,
             request.limit_names,
             upstream.provider,
-            upstream.learned.name(request.model),
+            upstream.known.learned.name(request.model),
         )
-        self._asks_usage = request.stream and upstream.learned.gives_usage(request.model)
+        self._asks_usage = request.stream and upstream.known.learned.gives_usage(request.model)
         # The other costs of a held call come at its end, or are in a record.
         cost_at_end = hold is not None and not upstream.keeps_records
         self.detaches = not request.stream or upstream.on_hang_up == "finish" or cost_at_end
@@ -451,11 +360,11 @@ class UpstreamJob:
             )
             if not isinstance(answer, Refusal):
                 if name is not None:
-                    upstream.learned.note_name(model, name)
+                    upstream.known.learned.note_name(model, name)
                 if most is not None:
-                    upstream.learned.note_most(model, most, stream=request.stream)
+                    upstream.known.learned.note_most(model, most, stream=request.stream)
                 if self._asks_usage != gave_usage:
-                    upstream.learned.note_without_usage(model)
+                    upstream.known.learned.note_without_usage(model)
                 return answer
             said = limit_refusals.read(
                 answer.status,
@@ -575,7 +484,7 @@ class UpstreamJob:
     def _check_cost_is_known(self) -> None:
         """The answer is complete. If its cost is unknown, remember the model."""
         if not self.meter.is_known:
-            self._upstream.found_no_cost(self._request.model)
+            self._upstream.known.found_no_cost(self._request.model)
 
     def _body(self) -> dict[str, Any]:
         request = self._request
