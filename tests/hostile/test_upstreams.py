@@ -24,8 +24,8 @@ from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.asgi import create_app
-from wattfare_mw.service.models import catalog, upstream_answers, upstream_http
-from wattfare_mw.service.models import upstream as models_upstream
+from wattfare_mw.service.models import catalog, upstream_answers, upstream_http, upstream_job
+from wattfare_mw.service.models.upstream import Upstream as Provider
 from wattfare_mw.service.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -204,7 +204,7 @@ async def test_slow_model_list_times_out(
 
     upstream.models_script = drip
     monkeypatch.setattr(upstream_http, "LIST_SECONDS", 0.2)
-    provider = models_upstream.Upstream(upstream.url)
+    provider = Provider(upstream.url)
     with pytest.raises(WattfareError, match="takes too long"):
         await provider.models()
     await provider.close()
@@ -213,10 +213,10 @@ async def test_slow_model_list_times_out(
 @pytest.mark.parametrize("line_end", [b"\n", b"\r"])
 def test_blocks_of_many_lines_or_bytes_are_large(line_end: bytes) -> None:
     line = b"data:" + line_end
-    assert not models_upstream._is_large(line * models_upstream.MANY_LINES)
-    assert models_upstream._is_large(line * (models_upstream.MANY_LINES + 1))
-    assert not models_upstream._is_large(b"x" * models_upstream.LARGE_BLOCK)
-    assert models_upstream._is_large(b"x" * (models_upstream.LARGE_BLOCK + 1))
+    assert not upstream_job._is_large(line * upstream_job.MANY_LINES)
+    assert upstream_job._is_large(line * (upstream_job.MANY_LINES + 1))
+    assert not upstream_job._is_large(b"x" * upstream_job.LARGE_BLOCK)
+    assert upstream_job._is_large(b"x" * (upstream_job.LARGE_BLOCK + 1))
 
 
 def stream_of(http: httpx.Client, app: App, user: str, text: str) -> httpx.Response:

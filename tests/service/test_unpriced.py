@@ -141,6 +141,6 @@ async def test_memory_of_unpriced_models_is_bounded(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(upstream_models, "MAX_WITHOUT_COST", 3)
     upstream = Provider("http://upstream.invalid", allow_unpriced=True)
     for number in range(10):
-        upstream.known.found_no_cost(f"m{number}")
-    assert list(upstream.known._without_cost) == ["m7", "m8", "m9"]
+        upstream._models.found_no_cost(f"m{number}")
+    assert list(upstream._models._without_cost) == ["m7", "m8", "m9"]
     await upstream.close()
