@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
@@ -26,6 +27,7 @@ from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.asgi import create_app
 from wattfare_mw.service.models import catalog, upstream_answers, upstream_http, upstream_job
 from wattfare_mw.service.models.upstream import Upstream as Provider
+from wattfare_mw.service.payers import openrouter
 from wattfare_mw.service.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -193,7 +195,7 @@ def test_answer_with_many_log_probabilities_passes(app: App, upstream: Upstream)
     assert app.status()["usage"]["monthlyUsd"] == 0.000007
 
 
-async def test_slow_model_list_times_out(
+async def test_answer_that_arrives_byte_by_byte_times_out(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drip(exchange: Exchange) -> None:
@@ -202,11 +204,17 @@ async def test_slow_model_list_times_out(
             exchange.chunk(b" ")
             time.sleep(0.02)
 
-    upstream.models_script = drip
-    monkeypatch.setattr(upstream_http, "LIST_SECONDS", 0.2)
-    provider = Provider(upstream.url)
-    with pytest.raises(WattfareError, match="takes too long"):
-        await provider.models()
+    upstream.first = drip
+    monkeypatch.setattr(upstream_http, "ASK_SECONDS", 0.2)
+    provider = Provider(upstream.url, provider="openrouter")
+    for answer in (
+        provider.models(),
+        provider.true_cost("gen-1"),
+        provider.check_key("sk-or-payer"),
+        openrouter.exchange(provider.http, "code", b"verifier"),
+    ):
+        with pytest.raises(WattfareError, match="takes too long"):
+            await asyncio.wait_for(answer, PATIENCE)
     await provider.close()
 
 

@@ -19,7 +19,7 @@ from .catalog import Catalog, NoListError
 from .credential import Credential
 from .own_prices import OwnPrices
 from .provider_facts import find_provider
-from .upstream_http import LIST_IDLE_SECONDS, MAX_ERROR_BYTES, Refusal, UpstreamHTTP, read_whole
+from .upstream_http import MAX_ERROR_BYTES, Refusal, UpstreamHTTP
 from .upstream_job import JobContext, UpstreamJob
 from .upstream_models import UpstreamModels
 
@@ -126,7 +126,10 @@ class Upstream:
     ) -> int | None:
         """The cost in the generation's record, in nano-dollars; None if there is no record yet."""
         path = generations.path(generation_id)
-        return generations.cost(await self.http.get(path, MAX_ERROR_BYTES, credential))
+        record = await self.http.ask("GET", path, MAX_ERROR_BYTES, credential=credential)
+        if isinstance(record, Refusal):
+            raise record.error
+        return generations.cost(record)
 
     async def check_key(self, key: str) -> bytes | None:
         """Check a payer's key with a request that costs nothing. Returns OpenRouter's facts about
@@ -137,12 +140,10 @@ class Upstream:
             WattfareError: it does not answer, or it fails.
         """
         credential = Credential(key, "")
-        if self.provider.key_path is not None:
-            answer = await self.http.exchange(
-                "GET", self.provider.key_path, None, None, LIST_IDLE_SECONDS, credential
-            )
+        if (path := self.provider.key_path) is not None:
+            answer = await self.http.ask("GET", path, MAX_ERROR_BYTES, credential=credential)
             if not isinstance(answer, Refusal):
-                return await read_whole(answer, MAX_ERROR_BYTES)
+                return answer
             if answer.status not in _NOTHING_THERE:
                 raise answer.error
         try:

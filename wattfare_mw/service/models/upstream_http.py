@@ -19,10 +19,9 @@ IDLE_SECONDS = 600.0
 #: The maximum size of an error, and of the list of models, in bytes.
 MAX_ERROR_BYTES = 2**20
 MAX_LIST_BYTES = 16 * 2**20
-#: The limits for the list of models and for records, in seconds: for each wait, and in total.
-LIST_IDLE_SECONDS = 20.0
-LIST_SECONDS = 60.0
-_LIST = "/models"
+#: The limits for an answer that is not a completion, in seconds: for each wait, and in total.
+ASK_IDLE_SECONDS = 20.0
+ASK_SECONDS = 60.0
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -51,21 +50,6 @@ class UpstreamHTTP:
         self.base_url = base_url.rstrip("/")
         self.operator = operator
         self._transport = transport or async_transport(None)
-
-    async def send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        request_id: str | None,
-        idle: float = IDLE_SECONDS,
-        credential: Credential | None = None,
-    ) -> AsyncHTTPResponse:
-        """Send a request. Returns an answer with status 200, or raises the error for any other."""
-        answer = await self.exchange(method, path, body, request_id, idle, credential)
-        if isinstance(answer, Refusal):
-            raise answer.error
-        return answer
 
     async def exchange(
         self,
@@ -108,9 +92,41 @@ class UpstreamHTTP:
         except WattfareNetworkError as error:
             raise upstream_answers.unreachable(error) from error.__cause__
         failure = upstream_answers.failure(answer.status, text, answer.headers, credential)
-        if path == _LIST and upstream_answers.is_no_list(answer.status, failure):
-            raise NoListError from failure
         return Refusal(answer.status, text, failure)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        most: int,
+        body: bytes | None = None,
+        credential: Credential | None = None,
+    ) -> bytes | Refusal:
+        """Send a request with a short answer, such as a list or a record. Returns the whole answer
+        if its status is 200, or the error for any other.
+
+        Args:
+            most: the maximum size of the answer, in bytes.
+            credential: a payer's key; None: the operator's.
+
+        Raises:
+            WattfareError: ``upstream``; there is no answer, or it breaks off, is too long, or takes
+                too long.
+        """
+        try:
+            # Limit the total time, because an upstream could send a byte now and then forever.
+            async with asyncio.timeout(ASK_SECONDS):
+                answer = await self.exchange(method, path, body, None, ASK_IDLE_SECONDS, credential)
+                if isinstance(answer, Refusal):
+                    return answer
+                try:
+                    return await answer.read(most)
+                except WattfareNetworkError as error:
+                    raise upstream_answers.unreachable(error) from error.__cause__
+                finally:
+                    await answer.close()
+        except TimeoutError:
+            raise upstream_answers.failed("The upstream takes too long to answer.") from None
 
     async def list_models(self, credential: Credential | None = None) -> bytes:
         """The list of models as received.
@@ -119,42 +135,13 @@ class UpstreamHTTP:
             NoListError: the upstream has no list, or none for this key.
             WattfareError: the list cannot be read.
         """
-        return await self.get(_LIST, MAX_LIST_BYTES, credential)
-
-    async def get(self, path: str, most: int, credential: Credential | None = None) -> bytes:
-        """Get a whole answer.
-
-        Args:
-            most: the most bytes.
-
-        Raises:
-            WattfareError: the upstream refuses, fails, or takes too long.
-        """
-        try:
-            # Limit the total time, because an upstream could send a byte now and then forever.
-            async with asyncio.timeout(LIST_SECONDS):
-                answer = await self.send("GET", path, None, None, LIST_IDLE_SECONDS, credential)
-                return await read_whole(answer, most)
-        except TimeoutError:
-            raise upstream_answers.failed("The upstream takes too long to answer.") from None
+        answer = await self.ask("GET", "/models", MAX_LIST_BYTES, credential=credential)
+        if not isinstance(answer, Refusal):
+            return answer
+        if upstream_answers.is_no_list(answer.status, answer.error):
+            raise NoListError from answer.error
+        raise answer.error
 
     async def close(self) -> None:
         """Close the connections."""
         await self._transport.close()
-
-
-async def read_whole(answer: AsyncHTTPResponse, most: int) -> bytes:
-    """Read the whole body of an answer, and close it.
-
-    Args:
-        most: the most bytes.
-
-    Raises:
-        WattfareError: ``upstream``; it broke off or is too long.
-    """
-    try:
-        return await answer.read(most)
-    except WattfareNetworkError as error:
-        raise upstream_answers.unreachable(error) from error.__cause__
-    finally:
-        await answer.close()

@@ -26,7 +26,7 @@ from ... import money
 from ...errors import WattfareError, invalid_request
 from ...transport import Secret, header_key
 from ..models.credential import Credential
-from ..models.upstream_http import LIST_IDLE_SECONDS, Refusal, UpstreamHTTP, read_whole
+from ..models.upstream_http import Refusal, UpstreamHTTP
 
 #: How long a payer may take at OpenRouter, in seconds.
 REQUEST_SECONDS = 600
@@ -103,15 +103,14 @@ async def exchange(http: UpstreamHTTP, code: str, verifier: bytes) -> Secret:
             "code_challenge_method": "S256",
         }
     )
-    answer = await http.exchange(
-        "POST", "/auth/keys", body, None, LIST_IDLE_SECONDS, Credential(None, "")
-    )
+    no_key = Credential(None, "")
+    answer = await http.ask("POST", "/auth/keys", _MAX_ANSWER_BYTES, body, no_key)
     if isinstance(answer, Refusal):
         if answer.status >= 500 or answer.status == 429:
             raise answer.error
         raise _refused()
     try:
-        found = msgspec.json.decode(await read_whole(answer, _MAX_ANSWER_BYTES), type=_Exchanged)
+        found = msgspec.json.decode(answer, type=_Exchanged)
         key = header_key(found.key) if len(found.key) <= MAX_KEY else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         key = None
