@@ -18,12 +18,11 @@ from ..service.ledger.clock import utc_now
 from ..service.ledger.databases import change_database, read_database
 from ..service.ledger.store import APP_SECONDS
 from ..types import encode
-from .options import database_option, option
+from .options import database_option, json_option, option
 from .places import new_option, refuse_new_file
 
 #: After how long a running service stops accepting a revoked key, as text.
 WITHIN = f"within {APP_SECONDS:g} second" + ("" if APP_SECONDS == 1 else "s")
-json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 app_argument = click.argument("app", metavar="APP")
 
 

@@ -30,12 +30,20 @@ from ..service import (
 from ..service import serve as run
 from ..service.api.state import ServiceState
 from ..service.ledger import rules
-from ..service.models.provider_facts import BY_NAME
 from ..service.records import CallReport
-from ..service.settings import DEFAULT_PORT
 from ..types import check_user_id, encode
 from . import dev_app
-from .options import database_option, host_option, log_format_option, log_level_option, option
+from .options import (
+    database_option,
+    host_option,
+    log_format_option,
+    log_level_option,
+    option,
+    port_option,
+    price_option,
+    provider_option,
+    upstream_option,
+)
 from .places import new_file, port_errors
 from .serve import is_from_environment, read_nanos, read_prices
 
@@ -50,13 +58,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
 
 @click.command()
 @host_option
-@option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="The port. 0 selects a free port.",
-)
+@port_option
 @database_option
 @option(
     "--user",
@@ -80,25 +82,15 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
     is_flag=True,
     help="Print a JSON line with the address and the keys, and then a JSON line for each call.",
 )
-@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
+@upstream_option
 @option("--upstream-key", metavar="KEY", help="Your key for the upstream. You pay for the calls.")
 @option(
     "--user-ceiling-usd",
     metavar="AMOUNT",
     help="The maximum that each user may spend of your money in a month. The default is --cap-usd.",
 )
-@option(
-    "--provider",
-    type=click.Choice(sorted(BY_NAME)),
-    help="The provider of the upstream, if its URL does not show it.",
-)
-@option(
-    "--price",
-    "prices",
-    multiple=True,
-    metavar="MODEL=IN/OUT",
-    help="The price of a model, in USD per million tokens. Repeat the option for more models.",
-)
+@provider_option
+@price_option("The price of a model, in USD per million tokens. Repeat the option for more models.")
 @log_level_option("warning")
 @log_format_option
 def dev(

@@ -12,11 +12,10 @@ from rich.text import Text
 
 from ..logs import one_line
 from ..service import Settings
-from ..service.models.provider_facts import BY_NAME
 from ..types import encode
 from . import checks
 from .checks import Finding
-from .options import database_option, option
+from .options import database_option, json_option, option, price_option, provider_option
 from .serve import read_prices, serve
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
@@ -44,25 +43,15 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 @database_option
 @option("--upstream", metavar="URL", help="The upstream, as for `wattfare serve`.")
 @option("--upstream-key", metavar="KEY", help="Your key for the upstream.")
-@option(
-    "--provider",
-    type=click.Choice(sorted(BY_NAME)),
-    help="The provider of the upstream, if its URL does not show it.",
-)
-@option(
-    "--price",
-    "prices",
-    multiple=True,
-    metavar="MODEL=IN/OUT",
-    help="The price of a model, as for `wattfare serve`. Repeat the option for more models.",
-)
+@provider_option
+@price_option("The price of a model, as for `wattfare serve`. Repeat the option for more models.")
 @option(
     "--config",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
     help="The configuration file of `wattfare serve`.",
 )
-@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(
     base_url: str | None,
     app_url: str | None,

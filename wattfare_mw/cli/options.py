@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..service.settings import DEFAULT_DATABASE
+from ..service.models.provider_facts import BY_NAME
+from ..service.settings import DEFAULT_DATABASE, DEFAULT_PORT
 from ..transport import Secret
 from .process_list import SECRETS, variable_of
 
@@ -73,14 +74,24 @@ def log_level_option(default: str) -> Callable[[Any], Any]:
     )
 
 
+def price_option(description: str) -> Callable[[Any], Any]:
+    """The option ``--price``."""
+    return option("--price", "prices", multiple=True, metavar="MODEL=IN/OUT", help=description)
+
+
 def _without_brackets(_ctx: click.Context, _option: click.Parameter, host: str) -> str:
     """A URL has an IPv6 address in brackets, so people also write it so in an option."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 host_option = option("--host", default="127.0.0.1", show_default=True, callback=_without_brackets)
-
-
+port_option = option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="The port. 0 selects a free port.",
+)
 log_format_option = option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -95,3 +106,12 @@ database_option = option(
     metavar="URL",
     help="The ledger: sqlite:///path, or postgresql://user@host/database.",
 )
+upstream_option = option(
+    "--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1."
+)
+provider_option = option(
+    "--provider",
+    type=click.Choice(sorted(BY_NAME)),
+    help="The provider of the upstream, if its URL does not show it.",
+)
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -16,12 +16,10 @@ from ..service import Settings, encryption_keys_from_environment, secret_from_en
 from ..service import serve as run
 from ..service.chat.request import DEFAULT_MAX_TOKENS, MAX_TOKENS
 from ..service.models.own_prices import FORM
-from ..service.models.provider_facts import BY_NAME
 from ..service.records import DEFAULT_GRANT, DETACHED_SECONDS, UNBOUNDED_HOLD
 from ..service.settings import (
     CALLS_PER_APP,
     CALLS_PER_USER,
-    DEFAULT_PORT,
     FORWARDED_ALLOW_IPS,
     MAX_ANSWER_BYTES,
     MAX_CALLS_PER_APP,
@@ -37,6 +35,10 @@ from .options import (
     log_level_option,
     number_option,
     option,
+    port_option,
+    price_option,
+    provider_option,
+    upstream_option,
 )
 from .places import new_file, port_errors
 
@@ -48,15 +50,9 @@ NO_CEILING = "none"
 @click.command(cls=ConfiguredCommand)
 @config_option
 @host_option
-@option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="The port. 0 selects a free port.",
-)
+@port_option
 @database_option
-@option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1.")
+@upstream_option
 @option(
     "--upstream-key",
     metavar="KEY",
@@ -110,21 +106,13 @@ NO_CEILING = "none"
     "The token limit of an answer, if the call does not set one.",
     most=MAX_TOKENS,
 )
-@option(
-    "--price",
-    "prices",
-    multiple=True,
-    metavar="MODEL=IN/OUT",
-    help="The price of a model, in USD per million tokens of input and output, such as"
+@price_option(
+    "The price of a model, in USD per million tokens of input and output, such as"
     " 'llama3.2=0/0'. 'x=1/2/0.1' also has a price for cached input. This option overrides"
     " other prices. 'qwen*=…' sets the price of all matching models, and '*=…' the price of"
-    " all models without another price. Repeat the option for more models.",
+    " all models without another price. Repeat the option for more models."
 )
-@option(
-    "--provider",
-    type=click.Choice(sorted(BY_NAME)),
-    help="The provider of the upstream, if its URL does not show it.",
-)
+@provider_option
 @option(
     "--allow-unpriced",
     is_flag=True,

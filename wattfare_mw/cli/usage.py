@@ -18,7 +18,7 @@ from ..service.ledger.databases import read_database
 from ..service.ledger.usage import AppUsage, Spent
 from ..service.ledger.usage import usage as read_usage
 from ..types import encode
-from .options import database_option, option
+from .options import database_option, json_option, option
 
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
@@ -40,7 +40,7 @@ def _month(_ctx: click.Context, _option: click.Parameter, value: str | None) -> 
     help="The month to show, in UTC. The default is the current one.",
 )
 @database_option
-@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def usage(app: str | None, month: str, database: str, as_json: bool) -> None:
     """Show what each app and each of its users has spent, in USD. APP is an app's id or name.
 
