@@ -89,7 +89,7 @@ def test_invalid_arguments_are_explained(tmp_path, arguments: list[str], says: s
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--upstream", "http://x/v1", "--upstream-key", "k-secret"], "--user-ceiling-usd"),
+        (["--upstream", "http://x/v1", "--upstream-key", "k-secret"], "or to `none`"),
         (["--upstream", "http://x/v1", "--user-ceiling-usd", "5"], "--upstream-key"),
         (["--user-ceiling-usd", "5"], "--upstream"),
         (["--upstream", "http://x", "--upstream-key", "k", "--user-ceiling-usd", "x"], "amount"),

@@ -361,7 +361,7 @@ def _ceiling(amount: str | None, *, operator_pays: bool) -> int | None:
         if operator_pays:
             raise click.UsageError(
                 "With an upstream key, you pay for all users. Set --user-ceiling-usd to the"
-                " maximum that each user may spend in a month, or to `{NO_CEILING}`."
+                f" maximum that each user may spend in a month, or to `{NO_CEILING}`."
             )
         return None
     if not operator_pays:
