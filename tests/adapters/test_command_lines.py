@@ -14,14 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi_cli.discover import ModuleData, get_app_name
 from fastapi_cli.exceptions import FastAPICLIException
 from flask import Flask
 from flask.cli import NoAppException, find_best_app
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.ports import free_port
 from support.rules import INFERENCE, TOKEN
 from support.service import PATIENCE, App, bearer, chat_body, environment, eventually
@@ -93,9 +92,7 @@ def test_command_finds_the_app(command: str, example: str, account: App, tmp_pat
     (tmp_path / "app.py").write_text((EXAMPLES / f"{example}.py").read_text())
     with (
         running(command, tmp_path, account) as url,
-        httpx.Client(
-            base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
-        ) as client,
+        http_client(base_url=url) as client,
     ):
         assert client.post("/sign-in/ann").is_success
         token = client.post(TOKEN)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from aiohttp import web
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, JSON, STATUS, body_of
 from support.fake_wattfare import DONE, SECRET_KEY, FakeWattfare, held, held_stream, word
+from support.http_client import fetch
 from support.servers import Address, Visitor, aiohttp_server
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_adapter_aiohttp.py"
@@ -86,7 +85,7 @@ def test_client_disconnects_within_its_body(serve: Serve, fake: FakeWattfare) ->
     visitor = Visitor(address)
     visitor.ask("POST", INFERENCE, {**JSON, "content-length": "100"}, b"{")
     visitor.leave()
-    assert httpx.get(url(address, STATUS), trust_env=False, verify=ssl_context()).status_code == 200
+    assert fetch(url(address, STATUS)).status_code == 200
     fake.next("/status")
     assert len(fake.exchanges) == 1
 
@@ -116,13 +115,7 @@ def test_silent_stream_gets_comments(serve: Serve, fake: FakeWattfare) -> None:
 def test_too_large_body_is_refused(serve: Serve) -> None:
     address = serve(max_body_bytes=1000)
     content = [b"x" * 600, b"x" * 600]  # without a declared length
-    answer = httpx.post(
-        url(address, INFERENCE),
-        content=iter(content),
-        headers=JSON,
-        trust_env=False,
-        verify=ssl_context(),
-    )
+    answer = fetch(url(address, INFERENCE), "POST", content=iter(content), headers=JSON)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "invalid_request")
 
 
@@ -131,9 +124,7 @@ def test_aiohttp_handles_the_errors_of_resolve_user(serve: Serve) -> None:
         assert isinstance(request, web.Request)
         raise web.HTTPForbidden(text="Banned.")
 
-    answer = httpx.get(
-        url(serve(resolve_user=refuse), STATUS), trust_env=False, verify=ssl_context()
-    )
+    answer = fetch(url(serve(resolve_user=refuse), STATUS))
     assert (answer.status_code, answer.text) == (403, "Banned.")
 
 
@@ -144,27 +135,19 @@ def test_path_without_a_route_is_not_found(serve: Serve) -> None:
     app = web.Application()
     app.router.add_get("/api/wattfare/files", missing)
     address = serve(app)
-    answer = httpx.get(
-        url(address, "/api/wattfare/embeddings"), trust_env=False, verify=ssl_context()
-    )
+    answer = fetch(url(address, "/api/wattfare/embeddings"))
     assert answer.status_code == 404
     assert "is not supported" in answer.json()["error"]["message"]
-    assert (
-        httpx.get(url(address, "/api/wattfare/files"), trust_env=False, verify=ssl_context()).text
-        == "No such file."
-    )
-    assert (
-        httpx.get(url(address, "/elsewhere"), trust_env=False, verify=ssl_context()).text
-        == "404: Not Found"
-    )
+    assert fetch(url(address, "/api/wattfare/files")).text == "No such file."
+    assert fetch(url(address, "/elsewhere")).text == "404: Not Found"
 
 
 def test_wrong_method_and_head_request(serve: Serve, fake: FakeWattfare) -> None:
     address = serve()
-    refused = httpx.put(url(address, STATUS), trust_env=False, verify=ssl_context())
+    refused = fetch(url(address, STATUS), "PUT")
     assert (refused.status_code, refused.json()["error"]["code"]) == (405, "invalid_request")
-    head = httpx.head(url(address, STATUS), trust_env=False, verify=ssl_context())
-    whole = httpx.get(url(address, STATUS), trust_env=False, verify=ssl_context())
+    head = fetch(url(address, STATUS), "HEAD")
+    whole = fetch(url(address, STATUS))
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(whole.content))
 
@@ -176,6 +159,4 @@ def test_get_user_in_a_sub_app(adapter: Any, serve: Serve) -> None:
     inner, app = web.Application(), web.Application()
     inner.router.add_get("/", view)
     app.add_subapp("/inner", inner)
-    assert (
-        httpx.get(url(serve(app), "/inner/"), trust_env=False, verify=ssl_context()).text == "ann"
-    )
+    assert fetch(url(serve(app), "/inner/")).text == "ann"

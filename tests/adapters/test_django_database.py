@@ -9,10 +9,9 @@ from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
-from support.certificates import ssl_context
-from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.http_client import http_client
 from support.postgres import Cluster
 from support.rules import INFERENCE, JSON, MODELS, STATUS, TOKEN, ask
 from support.servers import gunicorn_server, uvicorn_process
@@ -34,9 +33,7 @@ class Project:
     """The served project and its database."""
 
     def __init__(self, url: str, cluster: Cluster, database: str) -> None:
-        self.http = httpx.Client(
-            base_url=url, trust_env=False, verify=ssl_context(), timeout=PATIENCE
-        )
+        self.http = http_client(base_url=url)
         self._admin = psycopg.connect(cluster.url("postgres"), autocommit=True)
         self._name = urlsplit(database).path.lstrip("/")
 

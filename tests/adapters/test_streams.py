@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import flask
-import httpx
 import pytest
 from fastapi import FastAPI
 from litestar import Litestar
@@ -17,8 +16,8 @@ from starlette.applications import Starlette
 from starlette.middleware import gzip
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from support.certificates import ssl_context
-from support.fake_wattfare import DONE, PATIENCE, FakeWattfare, held_stream, word
+from support.fake_wattfare import DONE, FakeWattfare, held_stream, word
+from support.http_client import http_client
 from support.rules import INFERENCE, JSON, ask
 from support.servers import uvicorn_server, werkzeug_server
 from wattfare_fastapi import add_wattfare as add_to_fastapi
@@ -81,7 +80,7 @@ def test_first_event_arrives_before_the_second_is_created(
     fake.script = held_stream
     with (
         SERVERS[name](at_fake) as (host, port),
-        httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as client,
+        http_client() as client,
     ):
         url = f"http://{host}:{port}{INFERENCE}"
 

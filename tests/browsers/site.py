@@ -11,8 +11,9 @@ from typing import Any
 
 import flask
 import httpx
+from support.http_client import fetch
 from support.servers import werkzeug_server
-from support.service import PATIENCE, Service, bearer, run_service
+from support.service import Service, bearer, run_service
 
 from wattfare_mw.cli.demo_chat import CLIENT_PATH, COOKIE, Chat, flask_app
 from wattfare_mw.service import AppKeys, create_keys
@@ -83,14 +84,8 @@ class Site:
 
     def api(self, method: str, path: str, credential: str, **more: Any) -> httpx.Response:
         """A plain call to the service's API."""
-        return httpx.request(
-            method,
-            f"{self.running.api}{path}",
-            headers={**bearer(credential), **more.pop("headers", {})},
-            timeout=PATIENCE,
-            trust_env=False,
-            **more,
-        )
+        headers = {**bearer(credential), **more.pop("headers", {})}
+        return fetch(f"{self.running.api}{path}", method, headers=headers, **more)
 
     def status(self, user: str) -> dict[str, Any]:
         """The ConnectionStatus of an app user, as the app's backend sees it."""

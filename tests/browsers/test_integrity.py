@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from hashlib import sha384
 
 import flask
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.servers import werkzeug_server
 
 from browsers.people import Person
@@ -29,9 +28,7 @@ def open_page(person: Person, site: Site) -> Iterator[Callable[[bytes], Page]]:
     """Opens a page of another site with the service's module. The stated hash is of a file with
     these bytes at its end."""
     app = flask.Flask("another site")
-    answer = httpx.get(
-        f"{site.service}/wattfare.js", follow_redirects=True, trust_env=False, verify=ssl_context()
-    )
+    answer = fetch(f"{site.service}/wattfare.js", follow_redirects=True)
 
     @app.get("/<digest>")
     def show(digest: str) -> str:

@@ -13,11 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.cli import invoke_cli
 from support.dev import Dev, run_dev
+from support.http_client import fetch
 from support.ports import refused_port
 from support.upstream import run_upstream
 
@@ -135,15 +134,7 @@ class _Proxy(BaseHTTPRequestHandler):
             for name, value in self.headers.items()
             if name.lower() not in ("host", "content-length", "connection")
         }
-        answer = httpx.request(
-            self.command,
-            self.target + self.path,
-            content=body,
-            headers=headers,
-            trust_env=False,
-            verify=ssl_context(),
-            timeout=30,
-        )
+        answer = fetch(self.target + self.path, self.command, content=body, headers=headers)
         more = {"content-type": answer.headers["content-type"]}
         if self.fault == "clock":
             more["date"] = formatdate(time.time() - 120, usegmt=True)

@@ -17,7 +17,7 @@ import openai
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.wire import (
     END,
     STREAM,
@@ -341,7 +341,7 @@ def test_headers_come_from_the_cause(service: Wire) -> None:
     service.then(error_answer("rate_limited", 429, **{"Retry-After": "7", "X-Request-Id": "r-1"}))
 
     def fail() -> None:
-        with httpx.Client(verify=ssl_context()) as client:
+        with http_client() as client:
             response = client.get(service.url)
         try:
             response.raise_for_status()
@@ -390,7 +390,7 @@ def test_errors_of_openai_itself_are_not_ours(service: Wire) -> None:
 
 def test_error_through_httpx(service: Wire) -> None:
     service.then(error_answer("not_connected", 402)).then(error_answer("not_connected", 402))
-    with httpx.Client(verify=ssl_context()) as client:
+    with http_client() as client:
         error = raised(client.get(service.url).raise_for_status)
         assert is_not_connected(error)
         with client.stream("GET", service.url) as unread:

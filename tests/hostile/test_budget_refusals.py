@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.servers import uvicorn_server, werkzeug_server
 from support.service import PATIENCE, App, Service, bearer, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, good, run_upstream
@@ -533,7 +533,7 @@ def test_middleware_forwards_the_wait_header(
     turnstile.wait()
     with (
         middleware(app, kind) as url,
-        httpx.Client(trust_env=False, verify=ssl_context(), timeout=PATIENCE) as http,
+        http_client() as http,
     ):
         path, body = f"{url}/api/wattfare/chat/completions", chat_body(**CALL)
         error = error_in(http.post(path, json=body), 429)

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, JSON, KINDS, Live, body_of
 from support.fake_wattfare import DONE, SECRET_KEY, FakeWattfare, held, held_stream, word
+from support.http_client import fetch, http_client
 from support.servers import Visitor, gunicorn_server
 from support.service import App, Service, chat_body, eventually, run_cli, run_service
 from support.victim import victim_at
@@ -311,8 +311,8 @@ def test_slow_streams_of_one_user_leave_threads_for_others(
         exchanges = [fake.next() for _ in range(2)]
         url = f"http://{address[0]}:{address[1]}"
         stack.enter_context(victim_at(url + INFERENCE, {"cookie": "user=victim"}))
-        assert httpx.get(url, timeout=20, verify=ssl_context()).text == "hi"
-        with httpx.Client(timeout=20, cookies={"user": "mallory"}, verify=ssl_context()) as client:
+        assert fetch(url, timeout=20).text == "hi"
+        with http_client(timeout=20, cookies={"user": "mallory"}) as client:
             answer = client.post(url + INFERENCE, content=body_of(stream=True), headers=JSON)
         assert answer.status_code == 429
         for exchange in exchanges:

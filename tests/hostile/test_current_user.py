@@ -30,7 +30,6 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
-from support.certificates import ssl_context
 from support.current_apps import (
     async_model,
     billed,
@@ -43,6 +42,7 @@ from support.current_apps import (
 )
 from support.drivers import environ_of
 from support.fake_wattfare import SECRET_KEY
+from support.http_client import fetch, http_client
 from support.servers import (
     Visitor,
     hypercorn_server,
@@ -87,7 +87,7 @@ def crowd(service: Service) -> Iterator[App]:
 def visit(address: Any, path: str, user: str | None) -> httpx.Response:
     headers = {} if user is None else {"x-me": user}
     url = f"http://{address[0]}:{address[1]}{path}"
-    return httpx.get(url, headers=headers, trust_env=False, timeout=PATIENCE, verify=ssl_context())
+    return fetch(url, headers=headers)
 
 
 def who(request: Request) -> str | None:
@@ -140,7 +140,7 @@ def test_keep_alive_requests_bill_their_own_users(app: App) -> None:
     for make, server, path in sites:
         with (
             server(make(app)) as (host, port),
-            httpx.Client(trust_env=False, verify=ssl_context()) as client,
+            http_client() as client,
         ):
             for user in ("u1", "u2", "u1"):
                 url = f"http://{host}:{port}{path}"

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.current_apps import billed
-from support.fake_wattfare import PATIENCE
+from support.http_client import http_client
 from support.servers import gunicorn_server
 from support.service import App, Service
 
@@ -54,7 +52,7 @@ def test_each_call_bills_the_user_of_its_request(
     before = billed(app)
 
     def visit(user: str) -> str:
-        with httpx.Client(trust_env=False, timeout=PATIENCE, verify=ssl_context()) as client:
+        with http_client() as client:
             found = [client.get(url + path, headers={"x-me": user}) for _ in range(2)]
         assert [each.status_code for each in found] == [200] * 2
         assert found[0].text == found[1].text

@@ -7,16 +7,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 import wattfare_starlette
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from support.certificates import ssl_context
 from support.current_apps import billed, options, words
-from support.fake_wattfare import PATIENCE
+from support.http_client import http_client
 from support.servers import uvicorn_server
 from support.service import App, Service
 
@@ -123,7 +121,7 @@ def test_global_agent_bills_the_user_of_each_request(app: App, make: Callable[[]
 
     def visit(user: str, path: str = "/") -> str:
         url = f"http://{address[0]}:{address[1]}{path}"
-        with httpx.Client(trust_env=False, timeout=PATIENCE, verify=ssl_context()) as client:
+        with http_client() as client:
             return client.get(url, headers={"x-me": user}).text
 
     with uvicorn_server(site) as address, ThreadPoolExecutor(len(USERS)) as pool:

@@ -15,9 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch, http_client
 from support.service import PATIENCE, Service, environment, run_service
 from support.sockets import address_of, connect, head_of, rest, served
 from support.victim import MB, Memory
@@ -110,7 +109,7 @@ def test_pipelined_requests_are_answered_in_order(alone: Service) -> None:
 
 @pytest.mark.parametrize("size", [1000, 100_000, 20 * MB])
 def test_client_that_sends_its_whole_body_first_gets_its_refusal(alone: Service, size: int) -> None:
-    with httpx.Client(trust_env=False, verify=ssl_context()) as http:
+    with http_client() as http:
         for _ in range(3):
             answer = http.post(f"{alone.api}/chat/completions", content=b" " * size)
             assert answer.status_code == 401
@@ -177,12 +176,7 @@ def test_more_connections_than_file_descriptors_do_not_stop_the_service(
         clients: list[socket.socket] = []
         for _ in range(10):
             clients += [connect(address_of(service.url)) for _ in range(40)]
-            assert (
-                httpx.get(
-                    f"{service.url}/healthz", trust_env=False, verify=ssl_context()
-                ).status_code
-                == 200
-            )
+            assert fetch(f"{service.url}/healthz").status_code == 200
         for client in clients:
             client.close()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.postgres import Cluster
 from support.service import Service, eventually, run_cli, run_service
 
@@ -26,7 +26,7 @@ from wattfare_mw.service.errors import not_available
 
 
 def healthz(service: Service) -> httpx.Response:
-    return httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context())
+    return fetch(f"{service.url}/healthz")
 
 
 def unhealthy(service: Service) -> httpx.Response | None:

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, STATUS, TOKEN, body_of
-from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.http_client import fetch, http_client
 from support.servers import gunicorn_server
 
 pytest.importorskip("gevent")
@@ -28,7 +28,7 @@ def url(request: pytest.FixtureRequest, _fake: FakeWattfare) -> Iterator[str]:
 def all_at_once(url: str, method: str, path: str, content: bytes) -> list[httpx.Response]:
     def visit(number: int) -> httpx.Response:
         headers = {"content-type": "application/json", "x-me": f"user_{number}"}
-        with httpx.Client(trust_env=False, timeout=PATIENCE, verify=ssl_context()) as client:
+        with http_client() as client:
             return client.request(method, url + path, headers=headers, content=content)
 
     with ThreadPoolExecutor(CALLS) as visitors:
@@ -51,7 +51,7 @@ def test_concurrent_calls_all_succeed(
     assert [answer.status_code for answer in answers] == [200] * CALLS
     if path == INFERENCE:
         assert {each.user for each in fake.exchanges} == {f"user_{n}" for n in range(CALLS)}
-    assert int(httpx.get(f"{url}/most", trust_env=False, verify=ssl_context()).text) > 1
+    assert int(fetch(f"{url}/most").text) > 1
 
 
 def test_each_view_gets_its_own_user(url: str) -> None:
@@ -62,21 +62,16 @@ def test_each_view_gets_its_own_user(url: str) -> None:
 def test_async_view_gets_its_user(url: str) -> None:
     """One request at a time: Flask itself cannot run two async views at once under gevent."""
     for number in range(2):
-        answer = httpx.get(
-            f"{url}/async",
-            headers={"x-me": f"user_{number}"},
-            trust_env=False,
-            verify=ssl_context(),
-        )
+        answer = fetch(f"{url}/async", headers={"x-me": f"user_{number}"})
         assert (answer.status_code, answer.text) == (200, f"user_{number}")
 
 
 def test_error_of_resolve_user_affects_only_its_request(url: str) -> None:
-    answers = [httpx.get(url + STATUS, trust_env=False, verify=ssl_context()) for _ in range(2)]
+    answers = [fetch(url + STATUS) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [401, 401]
 
 
 def test_recursion_of_resolve_user_is_answered(url: str) -> None:
     """gevent itself cannot pass on an exception with such a long traceback."""
-    answer = httpx.get(url + STATUS, headers={"x-me": "endless"}, trust_env=False)
+    answer = fetch(url + STATUS, headers={"x-me": "endless"})
     assert answer.status_code == 500

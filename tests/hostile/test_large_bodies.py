@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from support import examples
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.servers import uvicorn_process
-from support.service import PATIENCE, App, Service, run_service
+from support.service import App, Service, run_service
 from support.upstream import Upstream
 from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, Victim, victim_at
 
@@ -206,9 +206,7 @@ def test_large_body_does_not_stall_an_app(
 ) -> None:
     url, pid = middleware
     headers = {"x-me": "rich", "content-type": "application/json"}
-    with httpx.Client(
-        base_url=url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
-    ) as http:
+    with http_client(base_url=url) as http:
 
         def post(body: bytes) -> httpx.Response:
             return http.post(INFERENCE, content=body, headers=headers)

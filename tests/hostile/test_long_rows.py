@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
+from support.http_client import fetch
 from support.servers import uvicorn_process
 from support.service import Service, chat_body, run_service
 from support.sockets import connect
@@ -113,14 +112,7 @@ def test_events_that_may_be_errors_do_not_stall_an_app(fake: FakeWattfare) -> No
         url = f"http://{host}:{port}{INFERENCE}"
         with victim_at(url, {"x-me": "victim"}) as victim:
             body = chat_body(model="fake/model", stream=True)
-            listing = httpx.post(
-                url,
-                json=body,
-                headers={"x-me": "u"},
-                timeout=60,
-                trust_env=False,
-                verify=ssl_context(),
-            )
+            listing = fetch(url, "POST", json=body, headers={"x-me": "u"})
             assert listing.text.endswith("[DONE]\n\n")
             assert victim.longest_gap() < LONGEST_GAP
 

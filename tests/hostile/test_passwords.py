@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 import pytest
 import trustme
-from support.certificates import ssl_context
 from support.cli import invoke_cli
+from support.http_client import fetch
 from support.ports import free_port, refused_port
 from support.postgres import Cluster, install, run_cluster
 from support.service import PATIENCE, bearer, eventually, run_service, start_command
@@ -577,7 +576,7 @@ def test_variables_replace_options(tmp_path: Path) -> None:
     assert process.stderr is not None
     with process.stdout as stdout, process.stderr:
         url = stdout.readline().split("listening on ")[1].strip()
-        metrics = httpx.get(f"{url}/metrics", trust_env=False, verify=ssl_context())
+        metrics = fetch(f"{url}/metrics")
         assert metrics.status_code == 200
         process.terminate()
         assert process.wait(PATIENCE) == 0

@@ -10,12 +10,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.servers import uvicorn_server
 from support.service import (
-    PATIENCE,
     App,
     Service,
     bearer,
@@ -154,7 +152,7 @@ def test_clock_change_cuts_no_call(
     auth = bearer(keys.secret_key) | {"x-wattfare-user": "u1"}
     with uvicorn_server(create_app(Settings(database=database))) as (host, port):
         api = f"http://{host}:{port}/api/v1"
-        http = httpx.Client(base_url=api, timeout=PATIENCE, trust_env=False, verify=ssl_context())
+        http = http_client(base_url=api)
         with http:
             token = http.post("/sessions", json={"appUserId": "u1"}, headers=auth).json()["token"]
             http.post("/connections", json={"monthlyUsd": 1}, headers=bearer(token))

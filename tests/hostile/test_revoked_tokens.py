@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.service import App, Service, bearer, run_service
 from support.sqlite import sqlite_database
 
@@ -159,13 +159,7 @@ def test_two_processes_with_different_clocks(tmp_path: Path) -> None:
         run_service(tmp_path, env={"PYTHONPATH": path}, forked=False) as ahead,
         here.app() as app,
     ):
-        answer = httpx.post(
-            f"{ahead.api}/sessions",
-            json={"appUserId": "u1"},
-            headers=app.auth,
-            trust_env=False,
-            verify=ssl_context(),
-        )
+        answer = fetch(f"{ahead.api}/sessions", "POST", json={"appUserId": "u1"}, headers=app.auth)
         token = answer.json()["token"]
         assert ask(app, "GET", token).status_code == 200
         assert ask(app, "POST", token).status_code == 200

@@ -18,7 +18,6 @@ import wattfare_flask
 import wattfare_litestar
 import wattfare_starlette
 from flask import Flask
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, JSON, KINDS, Driver, Live, asgi_app, body_of
 from support.fake_wattfare import (
     DONE,
@@ -30,6 +29,7 @@ from support.fake_wattfare import (
     held_stream,
     word,
 )
+from support.http_client import fetch, ssl_context
 from support.servers import uvicorn_process, uvicorn_server
 from support.service import App, Service, chat_body
 from support.upstream import Exchange as UpstreamExchange
@@ -61,10 +61,7 @@ def app(tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> 
     with uvicorn_server(create_app(Settings(database=database, upstream=upstream.url))) as address:
         service = Service(f"http://{address[0]}:{address[1]}", database, process=None)  # type: ignore[arg-type]
         # Once it answers, its tables exist.
-        assert (
-            httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context()).status_code
-            == 200
-        )
+        assert fetch(f"{service.url}/healthz").status_code == 200
         with service.app() as app:
             app.connect()
             yield app

@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, STATUS, TOKEN, asgi_app, body_of
 from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.http_client import fetch
 from support.servers import hypercorn_server, uvicorn_server
 from support.victim import victim_at
 
@@ -44,9 +43,7 @@ def test_slow_users_do_not_delay_fast_users(
         pool = stack.enter_context(ThreadPoolExecutor(slow))
 
         def ask(**headers: str) -> int:
-            return httpx.get(
-                url, headers=headers, timeout=2 * PATIENCE, verify=ssl_context()
-            ).status_code
+            return fetch(url, headers=headers).status_code
 
         try:
             asked = [pool.submit(ask, **{"x-slow": "1"}) for _ in range(slow)]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.pages import Browser
 from support.people import Person
-from support.service import PATIENCE, Service, run_service
+from support.service import Service, run_service
 
 #: The server sees TLS only at the proxy in front of it, as most services do.
 PUBLIC_URL = "https://budget.example.com"
@@ -34,16 +34,14 @@ def mallory(own_service: Service) -> Iterator[str]:
 def get(service: Service, cookie: bytes) -> httpx.Response:
     headers = [(b"cookie", cookie)]
     url = f"{service.url}/sign-in"
-    return httpx.get(url, headers=headers, trust_env=False, verify=ssl_context(), timeout=PATIENCE)
+    return fetch(url, headers=headers)
 
 
 def is_signed_in(service: Service, cookie: bytes) -> bool:
     """True if the sign-in page redirects at once."""
     url = f"{Browser(service).origin}/sign-in"
     headers = [(b"cookie", cookie)]
-    answer = httpx.get(
-        url, headers=headers, trust_env=False, verify=ssl_context(), timeout=PATIENCE
-    )
+    answer = fetch(url, headers=headers)
     assert answer.status_code in (200, 303), answer.text
     return answer.status_code == 303
 

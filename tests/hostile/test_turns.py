@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, asgi_app
 from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.http_client import fetch, http_client
 from support.servers import uvicorn_server
 from support.service import Service, chat_body
 
@@ -49,7 +48,7 @@ def at_once() -> Iterator[ThreadPoolExecutor]:
 
 
 def check(url: str, headers: Callable[[str], dict[str, str]], slow: Slow, pool: Any) -> None:
-    with httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http:
+    with http_client() as http:
 
         def post(user: str) -> int:
             body = chat_body(f"{user} {LARGE}", max_tokens=5)
@@ -73,10 +72,7 @@ def test_service_takes_large_bodies_of_payers_in_turn(
     settings = Settings(database=f"sqlite:///{tmp_path / 'ledger.db'}")
     with uvicorn_server(create_app(settings)) as (host, port):
         service = Service(f"http://{host}:{port}", settings.database, process=None)  # type: ignore[arg-type]
-        assert (
-            httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context()).status_code
-            == 200
-        )
+        assert fetch(f"{service.url}/healthz").status_code == 200
         with service.app() as app:
             for user in ("mallory", "alice"):
                 app.connect(user, monthlyUsd=100)

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, asgi_app
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
+from support.http_client import http_client
 from support.servers import uvicorn_server
 from support.service import PATIENCE, App, chat_body, eventually, run_service
 from support.sockets import address_of, connect, head_of
@@ -74,7 +73,7 @@ def test_middleware_counts_an_unread_answer_as_a_call_at_once(fake: FakeWattfare
     )
     with (
         uvicorn_server(app) as (host, port),
-        httpx.Client(trust_env=False, verify=ssl_context()) as http,
+        http_client() as http,
     ):
         url, me = f"http://{host}:{port}{INFERENCE}", {"x-me": "u1"}
 

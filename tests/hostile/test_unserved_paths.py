@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import asgi_app
+from support.http_client import fetch, http_client
 from support.servers import uvicorn_server, werkzeug_server
-from support.service import PATIENCE, App, bearer, run_service
+from support.service import App, bearer, run_service
 from support.upstream import run_upstream
 
 from wattfare_mw import WattfareMiddleware
@@ -85,9 +85,7 @@ def test_service_says_what_to_use_instead(app: App, path: str) -> None:
 
 
 def test_other_unknown_paths_of_the_service_are_not_found(app: App) -> None:
-    http = httpx.Client(
-        base_url=app.service.url, trust_env=False, verify=ssl_context(), timeout=PATIENCE
-    )
+    http = http_client(base_url=app.service.url)
     with http:
         for path in ("/api/v1/nothing", "/nothing", "/api/v1/"):
             assert error_in(http.get(path)) == "There is no such path here."
@@ -326,9 +324,7 @@ KINDS = [
 def http(request: pytest.FixtureRequest, app: App) -> Iterator[httpx.Client]:
     """A client of the middleware around an app with its own routes."""
     with request.param(app) as url:
-        client = httpx.Client(
-            base_url=f"{url}/api/wattfare", trust_env=False, verify=ssl_context(), timeout=PATIENCE
-        )
+        client = http_client(base_url=f"{url}/api/wattfare")
         with client:
             yield client
 
@@ -378,7 +374,7 @@ def test_app_that_allows_some_models_hides_the_others(app: App) -> None:
     wrapped = WattfareMiddleware(_asgi_without_framework, **options)
     with (
         _served(uvicorn_server, wrapped) as url,
-        httpx.Client(trust_env=False, verify=ssl_context()) as http,
+        http_client() as http,
     ):
         base = f"{url}/api/wattfare/models"
         assert http.get(f"{base}/{SLASHES}").json()["id"] == SLASHES
@@ -392,9 +388,7 @@ def test_model_route_requires_a_user(app: App) -> None:
         (werkzeug_server, _wsgi_without_framework),
     ):
         with _served(server, WattfareMiddleware(inner, **options)) as url:
-            answer = httpx.get(
-                f"{url}/api/wattfare/models/plain", trust_env=False, verify=ssl_context()
-            )
+            answer = fetch(f"{url}/api/wattfare/models/plain")
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "auth"
 
@@ -425,7 +419,7 @@ def test_litestar_app_keeps_its_own_not_found_page(app: App) -> None:
         plugin = WattfarePlugin(**_options(app))
         inner = Litestar([home], plugins=[plugin], exception_handlers=handlers)
         with _served(uvicorn_server, inner) as url:
-            return httpx.get(f"{url}{path}", trust_env=False, verify=ssl_context()).text
+            return fetch(f"{url}{path}").text
 
     for kind in (HTTPException, Exception, 404):
         assert get_text({kind: page}, "/nothing") == "own page"

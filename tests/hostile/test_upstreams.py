@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support.certificates import ssl_context
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
+from support.http_client import fetch, http_client
 from support.servers import uvicorn_process, uvicorn_server
 from support.service import PATIENCE, App, Service, chat_body, eventually
 from support.upstream import Exchange, Script, Upstream, completion_of
@@ -238,9 +238,7 @@ def stream_of(http: httpx.Client, app: App, user: str, text: str) -> httpx.Respo
 def read_some(app: App) -> bytes:
     """Reads until nothing has arrived for a second."""
     data = b""
-    http = httpx.Client(
-        base_url=app.http.base_url, timeout=PATIENCE, trust_env=False, verify=ssl_context()
-    )
+    http = http_client(base_url=app.http.base_url)
     with http, closing(stream_of(http, app, "u1", "flood me")) as response:
         response.request.extensions["timeout"]["read"] = 1  # from now on
         try:
@@ -281,10 +279,7 @@ def test_model_list_does_not_stall_other_users(
     settings = Settings(database=f"sqlite:///{tmp_path / 'ledger.db'}", upstream=upstream.url)
     with uvicorn_server(create_app(settings)) as (host, port):
         service = Service(f"http://{host}:{port}", settings.database, process=None)  # type: ignore[arg-type]
-        assert (
-            httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context()).status_code
-            == 200
-        )
+        assert fetch(f"{service.url}/healthz").status_code == 200
         with watch(service, "fake/model"), service.app() as app:
             app.connect(monthlyUsd=100)
             for name, (start, piece, end) in LISTS.items():
@@ -319,12 +314,6 @@ def test_model_list_does_not_stall_an_app(fake: FakeWattfare) -> None:
     with uvicorn_process("support.middleware_app:guarded", env=env) as ((host, port), _):
         url = f"http://{host}:{port}/api/wattfare"
         with victim_at(f"{url}/chat/completions", {"x-me": "victim"}) as victim:
-            listing = httpx.get(
-                f"{url}/models",
-                headers={"x-me": "u"},
-                timeout=60,
-                trust_env=False,
-                verify=ssl_context(),
-            )
+            listing = fetch(f"{url}/models", headers={"x-me": "u"})
             assert listing.json() == {"data": []}
             assert victim.longest_gap() < LONGEST_GAP / 2  # on the loop, it took twice as long

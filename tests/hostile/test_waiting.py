@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flask
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, JSON, KINDS, STATUS, TOKEN, LoopThread, body_of, scope_of
 from support.fake_wattfare import SECRET_KEY, SESSION, Exchange, FakeWattfare, good
+from support.http_client import fetch
 from support.servers import gunicorn_server
 from support.victim import victim_at
 from wattfare_flask import WattfareMiddleware, get_user, session_view
@@ -197,12 +196,10 @@ def test_user_over_the_limit_blocks_no_other_visitor(fake: FakeWattfare, tmp_pat
         url = f"http://{host}:{port}"
 
         def post(_: int) -> int:
-            return httpx.post(
-                url + TOKEN, cookies={"user": "mallory"}, timeout=120, verify=ssl_context()
-            ).status_code
+            return fetch(url + TOKEN, "POST", cookies={"user": "mallory"}, timeout=120).status_code
 
         # The server has started.
-        assert httpx.get(url, timeout=60, verify=ssl_context()).text == "hi"
+        assert fetch(url).text == "hi"
         fake.script = limited
         with (
             victim_at(url + INFERENCE, {"cookie": "user=victim"}),
@@ -213,7 +210,7 @@ def test_user_over_the_limit_blocks_no_other_visitor(fake: FakeWattfare, tmp_pat
             longest = 0.0
             while not all(each.done() for each in posts):
                 before = time.monotonic()
-                assert httpx.get(url, timeout=120, verify=ssl_context()).text == "hi"
+                assert fetch(url, timeout=120).text == "hi"
                 longest = max(longest, time.monotonic() - before)
             assert {each.result() for each in posts} == {429}
         assert longest < RETRY_AFTER / 2

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, JSON, TOKEN, asgi_app, body_of
 from support.drivers import wsgi_app as _wsgi_app
 from support.fake_wattfare import DONE, PATIENCE, SECRET_KEY, FakeWattfare, held, held_stream, word
+from support.http_client import http_client
 from support.servers import (
     Visitor,
     granian_server,
@@ -284,7 +283,7 @@ def test_concurrent_requests_get_their_own_answers(
     def visit(number: int) -> None:
         try:
             url = f"http://{address[0]}:{address[1]}{INFERENCE}"
-            with httpx.Client(trust_env=False, timeout=PATIENCE, verify=ssl_context()) as client:
+            with http_client() as client:
                 for stream in (True, False):
                     headers = {**ME, "x-me": f"user {number}"}
                     answer = client.post(url, headers=headers, content=body_of(stream=stream))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.people import (
     ORIGIN,
     RETURN_URL,
@@ -213,9 +213,7 @@ def at_once(app: App, *requests: tuple[dict[str, Any], str, str]) -> list[int]:
     start = threading.Barrier(len(requests))
 
     def run(asked: dict[str, Any], code: str, credential: str) -> int:
-        with httpx.Client(
-            base_url=app.service.api, trust_env=False, verify=ssl_context(), timeout=60
-        ) as http:
+        with http_client(base_url=app.service.api) as http:
             headers = {**bearer(credential), "origin": ORIGIN}
             body = {"code": code, "secret": asked["secret"]}
             start.wait()

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import openai
 import pytest
-from support.certificates import ssl_context
 from support.forked import run_forked
+from support.http_client import http_client, ssl_context
 from support.node import Sdk, run_sdk
 from support.pairs import PAIRS, Pair, Server, run_server
 from support.service import PATIENCE, App, Service
@@ -105,5 +105,5 @@ def openai_for() -> Iterator[Callable[[Server, str], openai.OpenAI]]:
 
 @pytest.fixture
 def browser() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=PATIENCE, verify=ssl_context()) as client:
+    with http_client() as client:
         yield client

@@ -6,9 +6,8 @@ import base64
 import hashlib
 import re
 
-import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.service import Service
 
 
@@ -22,13 +21,13 @@ from support.service import Service
 def test_unversioned_path_redirects_to_the_current_version(
     service: Service, name: str, media_type: str
 ) -> None:
-    first = httpx.get(f"{service.url}/{name}", trust_env=False, verify=ssl_context())
+    first = fetch(f"{service.url}/{name}")
     assert first.status_code == 307
     assert first.headers["cache-control"] == "public, max-age=300"
     target = str(first.next_request.url) if first.next_request else ""
     stem, _, suffix = name.partition(".")
     assert re.fullmatch(rf"{service.url}/{stem}\.[0-9a-f]{{16}}\.{suffix}", target)
-    answer = httpx.get(target, trust_env=False, verify=ssl_context())
+    answer = fetch(target)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == media_type
     assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
@@ -40,13 +39,13 @@ def test_unversioned_path_redirects_to_the_current_version(
         assert "set-cookie" not in response.headers
     # The value for `integrity`.
     assert base64.b64encode(hashlib.sha384(answer.content).digest())
-    assert httpx.head(target, trust_env=False, verify=ssl_context()).status_code == 200
+    assert fetch(target, "HEAD").status_code == 200
 
 
 @pytest.mark.parametrize(
     "name", ["wattfare.0123456789abcdef.js", "wattfare.x.d.ts", "wattfare..js"]
 )
 def test_unknown_version_is_not_found(service: Service, name: str) -> None:
-    answer = httpx.get(f"{service.url}/{name}", trust_env=False, verify=ssl_context())
+    answer = fetch(f"{service.url}/{name}")
     assert answer.status_code == 404
     assert "immutable" not in answer.headers["cache-control"]

@@ -19,8 +19,8 @@ from statistics import median
 
 import httpx
 from sqlalchemy import RowMapping, text
-from support.certificates import ssl_context
 from support.forked import run_forked
+from support.http_client import http_client
 from support.service import bearer, chat_body, eventually, run_cli
 from support.upstream import Exchange, chunk_of, completion_of, run_upstream
 
@@ -119,8 +119,7 @@ def make_calls(
     """Makes one call after another until the process is dead or the test ends."""
     chance = random.Random(seed)
     url = f"{life.url}/api/v1"
-    # Without verification: loading certificates for each client is slow.
-    with httpx.Client(base_url=url, timeout=60, trust_env=False, verify=False) as client:
+    with http_client(base_url=url) as client:
         while not count.over.is_set():
             name = secrets.token_hex(8)
             call = count.calls[name] = Call(life)
@@ -201,7 +200,7 @@ def test_sudden_deaths_keep_the_ledger_correct(database: str) -> None:
 
 
 def connect(url: str, secret_key: str) -> None:
-    with httpx.Client(base_url=f"{url}/api/v1", trust_env=False, verify=ssl_context()) as client:
+    with http_client(base_url=f"{url}/api/v1") as client:
         answer = client.post("/sessions", json={"appUserId": "u1"}, headers=bearer(secret_key))
         token = answer.json()["token"]
         assert client.post("/connections", headers=bearer(token)).status_code == 200

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import RowMapping
-from support.certificates import ssl_context
 from support.drivers import INFERENCE, asgi_app
+from support.http_client import fetch
 from support.servers import uvicorn_server
 from support.service import PATIENCE, App, Service, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of
@@ -319,12 +319,11 @@ def test_middleware_forwards_the_header(app: App, upstream: Upstream) -> None:
         allowed_origins=["https://app.example"],
     )
     with uvicorn_server(around) as address:
-        answer = httpx.post(
+        answer = fetch(
             f"http://{address[0]}:{address[1]}{INFERENCE}",
+            "POST",
             json=chat_body(**MODEL, plugins=[{"id": "web"}]),
             headers={"origin": "https://app.example"},
-            trust_env=False,
-            verify=ssl_context(),
         )
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-wattfare-reserved"] == "0.5"

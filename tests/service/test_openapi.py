@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.service import Service
 
 from wattfare_mw.errors import STATUS_BY_CODE
@@ -57,7 +56,7 @@ def test_amounts_and_codes_match_the_protocol() -> None:
 
 
 def test_document_is_public(service: Service) -> None:
-    answer = httpx.get(f"{service.url}/openapi.json", trust_env=False, verify=ssl_context())
+    answer = fetch(f"{service.url}/openapi.json")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == _document()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.pages import Browser, Page, check_page
 from support.service import Service, run_service
 
@@ -28,7 +28,7 @@ def test_static_file_is_cached_for_good(service: Service, file: str) -> None:
     path = static(file)
     stem, _, suffix = file.partition(".")
     assert re.fullmatch(rf"/pages/{stem}\.[0-9a-f]{{16}}\.{suffix}", path)
-    answer = httpx.get(f"{service.url}{path}", trust_env=False, verify=ssl_context())
+    answer = fetch(f"{service.url}{path}")
     assert answer.status_code == 200
     assert answer.content == (FOLDER / "static" / file).read_bytes()
     assert answer.headers.get_list("cache-control") == ["public, max-age=31536000, immutable"]
@@ -85,9 +85,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
     "accept", [BROWSER, "text/html", "TEXT/HTML; q=1", "application/json, text/html"]
 )
 def test_browser_gets_a_page_for_an_unknown_path(service: Service, path: str, accept: str) -> None:
-    answer = httpx.get(
-        f"{service.url}{path}", headers={"accept": accept}, trust_env=False, verify=ssl_context()
-    )
+    answer = fetch(f"{service.url}{path}", headers={"accept": accept})
     assert answer.status_code == 404
     page = Page(answer)
     check_page(page)
@@ -111,9 +109,7 @@ def test_browser_gets_a_page_for_an_unknown_path(service: Service, path: str, ac
     ],
 )
 def test_client_gets_json_for_an_unknown_path(service: Service, path: str, accept: str) -> None:
-    answer = httpx.get(
-        f"{service.url}{path}", headers={"accept": accept}, trust_env=False, verify=ssl_context()
-    )
+    answer = fetch(f"{service.url}{path}", headers={"accept": accept})
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "invalid_request"
 
@@ -121,19 +117,10 @@ def test_client_gets_json_for_an_unknown_path(service: Service, path: str, accep
 def test_only_a_get_of_an_unknown_path_gets_a_page(service: Service) -> None:
     headers = {"accept": BROWSER}
     for method in ("POST", "PUT", "DELETE"):
-        answer = httpx.request(
-            method,
-            f"{service.url}/nothing",
-            headers=headers,
-            content=b"",
-            trust_env=False,
-            verify=ssl_context(),
-        )
+        answer = fetch(f"{service.url}/nothing", method, headers=headers, content=b"")
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
     # This path exists.
-    answer = httpx.get(
-        f"{service.api}/sessions", headers=headers, trust_env=False, verify=ssl_context()
-    )
+    answer = fetch(f"{service.api}/sessions", headers=headers)
     assert (answer.status_code, answer.headers["content-type"]) == (405, "application/json")
 
 
@@ -146,36 +133,27 @@ def test_only_a_get_of_an_unknown_path_gets_a_page(service: Service) -> None:
 def test_page_at_an_ip_address_redirects_to_localhost(service: Service, path: str) -> None:
     port = httpx.URL(service.url).port
     for host in (f"127.0.0.1:{port}", "127.0.0.1", f"[::1]:{port}", "127.8.9.10"):
-        answer = httpx.get(
-            f"{service.url}{path}", headers={"host": host}, trust_env=False, verify=ssl_context()
-        )
+        answer = fetch(f"{service.url}{path}", headers={"host": host})
         assert answer.status_code == 307
         assert answer.headers["location"] == f"http://localhost:{port}{path}"
 
 
 def test_api_is_not_redirected(service: Service) -> None:
-    assert (
-        httpx.get(f"{service.url}/healthz", trust_env=False, verify=ssl_context()).status_code
-        == 200
-    )
-    assert (
-        httpx.get(f"{service.api}/status", trust_env=False, verify=ssl_context()).status_code == 401
-    )
+    assert fetch(f"{service.url}/healthz").status_code == 200
+    assert fetch(f"{service.api}/status").status_code == 401
 
 
 def test_links_ignore_the_host_header(service: Service) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example", 'x"><b>', "localhost@evil.example"):
         for path in ("/budget", "/budget/nothing", "/"):
             headers = {"host": host, "x-forwarded-host": "evil.example"}
-            answer = httpx.get(
-                f"{service.url}{path}", headers=headers, trust_env=False, verify=ssl_context()
-            )
+            answer = fetch(f"{service.url}{path}", headers=headers)
             assert "evil.example" not in answer.text + repr(answer.headers)
 
 
 def test_other_public_url_redirects_nothing(secure: Service) -> None:
     """The proxy in front of it may use 127.0.0.1."""
-    answer = httpx.get(f"{secure.url}/budget", trust_env=False, verify=ssl_context())
+    answer = fetch(f"{secure.url}/budget")
     assert answer.status_code == 303
     assert answer.headers["location"] == "/sign-in?next=%2Fbudget"
 
@@ -197,7 +175,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def test_cookies_are_secure_behind_tls(secure: Service) -> None:
-    answer = httpx.get(f"{secure.url}/sign-in", trust_env=False, verify=ssl_context())
+    answer = fetch(f"{secure.url}/sign-in")
     check_page(Page(answer))
     (cookie,) = answer.headers.get_list("set-cookie")
     name, _, rest = cookie.partition("=")
@@ -208,13 +186,12 @@ def test_cookies_are_secure_behind_tls(secure: Service) -> None:
 def test_cookie_without_the_prefix_is_ignored(secure: Service) -> None:
     """Another host of the same site, or a page without TLS, could have set it."""
     planted = forms.new_cookie()
-    answer = httpx.post(
+    answer = fetch(
         f"{secure.url}/sign-in/code",
+        "POST",
         data={"csrf": forms.token(planted), "code": "x", "next": "/budget"},
         cookies={"wattfare-visit": planted, "wattfare": planted},
         headers={"origin": "https://wattfare.example.com", "sec-fetch-site": "same-origin"},
-        trust_env=False,
-        verify=ssl_context(),
     )
     assert answer.status_code == 403
     assert "out of date" in Page(answer).text
@@ -237,9 +214,7 @@ def test_made_up_cookie_is_replaced(service: Service, cookie: str) -> None:
         "cookie": f"wattfare-visit={cookie}; wattfare={cookie}".encode(),
         "host": "localhost",
     }
-    answer = httpx.get(
-        f"{service.url}/sign-in", headers=headers, trust_env=False, verify=ssl_context()
-    )
+    answer = fetch(f"{service.url}/sign-in", headers=headers)
     assert answer.status_code == 200
     assert answer.headers["set-cookie"].startswith("wattfare-visit=")
 
@@ -261,6 +236,4 @@ def test_page_error_reveals_no_more_than_the_api(service: Service) -> None:
     assert "allow" in answer.headers
     check_page(page)
     assert answer.headers["x-request-id"] in page.text
-    assert httpx.get(f"{service.url}/nothing", trust_env=False, verify=ssl_context()).headers[
-        "content-type"
-    ] == ("application/json")
+    assert fetch(f"{service.url}/nothing").headers["content-type"] == "application/json"

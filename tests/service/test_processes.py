@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from sqlalchemy import text
-from support.certificates import ssl_context
+from support.http_client import fetch, http_client
 from support.postgres import Cluster, run_cluster
 from support.service import Service, bearer, chat_body, eventually, run_service
 
@@ -57,10 +57,7 @@ def test_cap_for_37_calls_admits_37_of_200_concurrent_calls(
         app.connect(monthlyUsd=usd(37 * ECHO))
         headers = app.paid_by("u1")
         body = chat_body("one two three", stream=stream)
-        clients = [
-            httpx.Client(base_url=each.api, timeout=60, trust_env=False, verify=ssl_context())
-            for each in four
-        ]
+        clients = [http_client(base_url=each.api) for each in four]
 
         def call(number: int) -> int:
             client = clients[number % 4]
@@ -96,15 +93,11 @@ def test_another_process_sees_a_revocation_within_a_second(two: list[Service]) -
         app.connect()
         token = app.token()
         body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
-        with httpx.stream(
-            "POST",
-            f"{other.api}/chat/completions",
-            json=body,
-            headers=app.paid_by("u1"),
-            timeout=60,
-            trust_env=False,
-            verify=ssl_context(),
-        ) as answer:
+        url, headers = f"{other.api}/chat/completions", app.paid_by("u1")
+        with (
+            http_client() as http,
+            http.stream("POST", url, json=body, headers=headers) as answer,
+        ):
             lines = answer.iter_lines()
             assert any("word" in line for line in lines)
             app.http.delete("/connections", headers=bearer(token))
@@ -126,12 +119,11 @@ def test_idempotency_keys_work_across_processes(two: list[Service]) -> None:
         app.connect("u2")
 
         def call(service: Service, text: str, key: str, user: str = "u1") -> httpx.Response:
-            return httpx.post(
+            return fetch(
                 f"{service.api}/chat/completions",
+                "POST",
                 json=chat_body(text),
                 headers={**app.paid_by(user), "idempotency-key": key},
-                trust_env=False,
-                verify=ssl_context(),
             )
 
         assert call(one, "a b", "k1").status_code == 200
@@ -207,12 +199,8 @@ def test_rate_limits_are_counted_across_processes(tmp_path, redis_url: str) -> N
         one.app() as app,
     ):
         statuses = [
-            httpx.post(
-                f"{service.api}/sessions",
-                json={"appUserId": "u1"},
-                headers=app.auth,
-                trust_env=False,
-                verify=ssl_context(),
+            fetch(
+                f"{service.api}/sessions", "POST", json={"appUserId": "u1"}, headers=app.auth
             ).status_code
             for service in (one, other) * 16
         ]

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.certificates import ssl_context
+from support.http_client import fetch
 from support.service import bearer, run_service
 
 from wattfare_mw.errors import WattfareAuthError, WattfareError
@@ -131,8 +131,6 @@ def test_signing_key_is_created_once_and_kept(tmp_path) -> None:
         token = app.token()
         app.close()
     with run_service(tmp_path) as service:
-        import httpx
-
         url = f"{service.api}/connections"
-        answer = httpx.get(url, headers=bearer(token), trust_env=False, verify=ssl_context())
+        answer = fetch(url, headers=bearer(token))
         assert answer.status_code == 200

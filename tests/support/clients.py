@@ -18,7 +18,7 @@ import aiohttp
 import httpx
 import httpx2
 
-from support.certificates import ssl_context
+from support.http_client import ssl_context
 from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
 from wattfare_mw.headers import Headers
 from wattfare_mw.transport import direct

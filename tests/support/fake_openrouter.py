@@ -22,9 +22,9 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import httpx
 
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.pages import Page
-from support.upstream import PATIENCE, Exchange, Upstream, completion_of, run_upstream
+from support.upstream import Exchange, Upstream, completion_of, run_upstream
 
 #: The cost of each call in USD, unless the fake has another.
 COST = Decimal("0.000011")
@@ -123,7 +123,7 @@ class FakeOpenRouter:
 
         Returns: the URL that the page redirects to.
         """
-        with httpx.Client(trust_env=False, verify=ssl_context(), timeout=PATIENCE) as http:
+        with http_client() as http:
             form = Page(http.get(url)).form("Authorize")
             fields = {**form.fields, "person": person}
             if limit is not None:

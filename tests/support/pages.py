@@ -12,8 +12,8 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from support.certificates import ssl_context
-from support.service import PATIENCE, Service
+from support.http_client import http_client
+from support.service import Service
 
 #: The highest number of bytes of a page.
 MAX_BYTES = 30_000
@@ -147,9 +147,7 @@ class Browser:
     def __init__(self, service: Service, cookie: str | None = None) -> None:
         port = httpx.URL(service.url).port
         self.origin = f"http://localhost:{port}"
-        self.http = httpx.Client(
-            base_url=self.origin, timeout=PATIENCE, trust_env=False, verify=ssl_context()
-        )
+        self.http = http_client(base_url=self.origin)
         # Its own address: the service limits the requests of each address.
         self.http.headers["x-forwarded-for"] = new_address()
         if cookie is not None:

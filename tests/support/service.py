@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import httpx
 
-from support.certificates import ssl_context
 from support.forked import ForkedCommand
+from support.http_client import http_client, ssl_context
 from support.sqlite import sqlite_database, sqlite_transaction
 from wattfare_mw.service import AppKeys, create_keys
 from wattfare_mw.service.keys import new_app
@@ -73,9 +73,7 @@ class App:
     keys: AppKeys
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(
-            base_url=self.service.api, timeout=PATIENCE, trust_env=False, verify=ssl_context()
-        )
+        self.http = http_client(base_url=self.service.api)
 
     @property
     def auth(self) -> dict[str, str]:

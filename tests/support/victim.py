@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from support.certificates import ssl_context
+from support.http_client import http_client
 from support.pace import Pace
 from support.service import PATIENCE, App, chat_body
 from wattfare_mw.service.ledger.databases import read_database
@@ -143,7 +143,7 @@ def victim_at(url: Any, headers: dict[str, str], body: Any = None) -> Iterator[V
     """The same for the URL of a service or an app. There is no ledger to check."""
     body = body or chat_body(QUESTION, model="fake/model", stream=True, max_tokens=ENOUGH)
     with (
-        httpx.Client(timeout=PATIENCE, trust_env=False, verify=ssl_context()) as http,
+        http_client() as http,
         Victim(lambda: http.stream("POST", url, json=body, headers=headers)) as seen,
     ):
         yield seen

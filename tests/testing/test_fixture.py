@@ -12,10 +12,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import httpx
 import openai
 import pytest
-from support.certificates import ssl_context
+from support.http_client import fetch, http_client
 
 from wattfare_mw import (
     AsyncWattfare,
@@ -118,10 +117,8 @@ def test_key_of_a_finished_test_is_refused() -> None:
         wattfare.user("ann").connect(5)
         with pytest.raises(WattfareAuthError, match="has ended"):
             straggler.user("ann").model("openai/gpt-5").generate(FOUR_WORDS)
-        answer = httpx.get(
-            f"{wattfare.url}/api/v1/connections",
-            headers={"authorization": f"Bearer {token}"},
-            verify=ssl_context(),
+        answer = fetch(
+            f"{wattfare.url}/api/v1/connections", headers={"authorization": f"Bearer {token}"}
         )
         assert answer.status_code == 401
         assert (wattfare.calls, wattfare.billed()) == ([], 0)
@@ -272,10 +269,8 @@ def test_grant_pays_for_its_requests(wattfare: WattfareService) -> None:
 
 def test_browser_can_connect(wattfare: WattfareService) -> None:
     token = wattfare.client().create_session("ann", request_limit=3).token
-    answer = httpx.post(
-        f"{wattfare.url}/api/v1/connections",
-        headers={"authorization": f"Bearer {token}"},
-        verify=ssl_context(),
+    answer = fetch(
+        f"{wattfare.url}/api/v1/connections", "POST", headers={"authorization": f"Bearer {token}"}
     )
     assert answer.json()["limits"] == {"monthlyUsd": 3.0}
     assert wattfare.user("ann").status().remaining_usd == 3
@@ -586,7 +581,7 @@ def test_tokens_and_grants_expire_by_the_clock(wattfare: WattfareService) -> Non
     of_app = {"authorization": f"Bearer {wattfare.secret_key}"}
     grant = wf.grant(wattfare.grant(requests=9)).model("x")
     grant.generate("x")
-    with httpx.Client(base_url=f"{wattfare.url}/api/v1", verify=ssl_context()) as http:
+    with http_client(base_url=f"{wattfare.url}/api/v1") as http:
         for _ in range(31):
             limited = http.post("/sessions", json={"appUserId": "ann"}, headers=of_app)
         assert limited.status_code == 429
@@ -619,8 +614,9 @@ def test_call_in_flight_survives_a_clock_change(wattfare: WattfareService) -> No
 
 def test_call_is_recorded(wattfare: WattfareService) -> None:
     wattfare.user("ann").connect(5)
-    answer = httpx.post(
+    answer = fetch(
         f"{wattfare.url}/api/v1/chat/completions",
+        "POST",
         json={
             "model": "openai/gpt-5",
             "messages": [{"role": "user", "content": FOUR_WORDS}],
@@ -632,7 +628,6 @@ def test_call_is_recorded(wattfare: WattfareService) -> None:
             "x-wattfare-user": "ann",
             "idempotency-key": "k1",
         },
-        verify=ssl_context(),
     )
     assert answer.status_code == 200
     (call,) = wattfare.calls
@@ -651,14 +646,14 @@ def test_call_is_recorded(wattfare: WattfareService) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"[]", b'{"model": 5, "messages": "x"}'])
 def test_unreadable_call_is_recorded_too(wattfare: WattfareService, body: bytes) -> None:
-    answer = httpx.post(
+    answer = fetch(
         f"{wattfare.url}/api/v1/chat/completions",
+        "POST",
         content=body,
         headers={
             "authorization": f"Bearer {wattfare.secret_key}",
             "content-type": "application/json",
         },
-        verify=ssl_context(),
     )
     assert answer.status_code == 400
     assert (wattfare.calls[0].user, wattfare.calls[0].error) == (None, "invalid_request")

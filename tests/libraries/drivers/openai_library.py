@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import openai
 from pydantic import BaseModel
-from support.certificates import ssl_context
+from support.http_client import ssl_context
 
 from libraries.drivers import base
 from libraries.drivers.base import (
