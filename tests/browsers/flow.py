@@ -79,8 +79,8 @@ def wait_for_allow(page: Page) -> None:
 
 
 def close(popup: Page) -> None:
-    """Closes the window of an approval, as a person does who has seen its page. The service learns
-    it from a script of the page, so this must have run."""
+    """Closes the window of an approval, like a person who has seen its page. A script of the page
+    tells the service, so this first waits until the script has run."""
     popup.wait_for_load_state()
     popup.close()
 

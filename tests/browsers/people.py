@@ -90,8 +90,8 @@ class Person:
     # -- passkeys
 
     def _prepare(self, page: Page) -> None:
-        """Gives this page the device. An event handler for new pages would do this beside the test,
-        which could need the device earlier."""
+        """Gives this page the device. An event handler for new pages would run concurrently with
+        the test, which could need the device earlier."""
         session = self.context.new_cdp_session(page)
         session.send("WebAuthn.enable")
         device = session.send("WebAuthn.addVirtualAuthenticator", {"options": DEVICE})

@@ -31,8 +31,8 @@ def test_allow_and_redeem(person: Person, site: Site) -> None:
 
 
 def test_mailed_link_connects_no_user(person: Person, site: Site) -> None:
-    """Mallory opens an approval, and the victim allows it. No single holder of a part can
-    connect."""
+    """Mallory opens an approval, and the victim allows it. A client without the code, the secret or
+    the right user cannot connect."""
     mallory, victim = new_user(), new_user()
     approval = ask(site, mallory, monthlyUsd=50)
     code = allow(person, site, person.open(approval["url"]))

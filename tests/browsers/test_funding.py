@@ -225,7 +225,7 @@ def test_funding_of_an_app_is_changed(
     budget.get_by_role("radio", name="the other").check()
     assert_accessible(budget)
     button(budget, "Save").click()
-    expect(budget.get_by_text("Your choice pays from now on.")).to_be_visible()
+    expect(budget.get_by_text("From now on, your choice pays.")).to_be_visible()
     assert call(funded_site, user_of(person, funded_site)) == (200, "")
     assert other.used == router.cost
 
@@ -256,7 +256,7 @@ def test_forged_or_replayed_callback_adds_nothing(
     keys = router.keys_of("ada")
     assert len(keys) == (1 if fault == "replayed" else 0)
     if not keys:
-        expect(page.get_by_text("You have added nothing yet.")).to_be_visible()
+        expect(page.get_by_text("You have not added a way to pay yet.")).to_be_visible()
 
 
 def test_another_payer_cannot_use_a_callback(
@@ -270,7 +270,7 @@ def test_another_payer_cannot_use_a_callback(
     victim.expect_problem("status of 4")
     page = victim.open(url)
     page.goto(f"{funded_site.service}/funding")
-    expect(page.get_by_text("You have added nothing yet.")).to_be_visible()
+    expect(page.get_by_text("You have not added a way to pay yet.")).to_be_visible()
     assert not router.keys_of("mallory")
 
 

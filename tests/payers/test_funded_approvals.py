@@ -100,7 +100,7 @@ def test_funding_of_another_payer_cannot_be_chosen(
         mallory.open(asked["url"])
         answer = mallory.decide(asked["url"], funding=funding_id)
         assert answer.status_code == 400
-        assert "This way to pay does not exist" in Page(answer).text
+        assert "This way to pay no longer exists" in Page(answer).text
     assert key.used == 0
 
 
@@ -230,7 +230,7 @@ def test_payer_switches_a_connection_to_another_key(
     ((other_id, is_chosen),) = choices.items()
     assert not is_chosen
     after = person.browser.follow(person.browser.send(page.form("Save"), funding=other_id))
-    assert "Your choice pays from now on." in after.text
+    assert "From now on, your choice pays." in after.text
     assert dict(radios(change_page(person))) == {funding_id: False, other_id: True}
     assert app.chat("hello", model="fake/model").status_code == 200
     assert (key.used, other.used) == (0, router.cost)

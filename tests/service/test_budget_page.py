@@ -370,7 +370,7 @@ async def test_call_in_flight_is_shown_separately(ada: Someone, app: App) -> Non
     )
     text = ada.budget().text
     assert "$0.25 of $1.00 spent, $0.75 left" in text
-    assert "Running calls hold $0.10." in text
+    assert "Running calls reserve $0.10." in text
 
 
 # -- who pays

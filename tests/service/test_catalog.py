@@ -170,7 +170,7 @@ async def test_upstream_without_a_list_uses_published_prices(
     await models.price("known")
     await until_read(models)
     assert await prompt_price(models) == 1
-    with pytest.raises(WattfareError, match="lists no model"):
+    with pytest.raises(WattfareError, match="list has no model"):
         await models.price("known")
 
 
@@ -195,7 +195,7 @@ async def test_each_list_format_is_read(models: Catalog, source: Source, listed:
     source.now = json.dumps(listed).encode()
     assert await prompt_price(models) == 1
     assert await prompt_price(models, "models/m") == 1
-    with pytest.raises(WattfareError, match="lists no model"):
+    with pytest.raises(WattfareError, match="list has no model"):
         await models.price("other")
     body = json.loads(await models.body())
     assert body["data"][0]["id"].removesuffix(":latest") == "m"

@@ -139,7 +139,7 @@ def test_state_works_once(router: FakeOpenRouter, browser: Browser) -> None:
     assert browser.http.get(callback).status_code == 303
     again = browser.get(callback)
     assert again.answer.status_code == 403
-    assert "it was used before" in again.text
+    assert "it was already used" in again.text
     assert len(router.keys_of(person)) == 1
 
 
@@ -509,7 +509,7 @@ async def test_my_budget_shows_the_funding(
 ) -> None:
     payer = await new_payer(store)
     with Browser(funded, payer.cookie) as own:
-        assert "You have added nothing yet." in own.get("/budget").text
+        assert "You have not added a way to pay yet." in own.get("/budget").text
         key = router.new_key(router.person("lena"))
         own.send(own.get("/funding").form("Add the key"), key=key.key, label="my own")
         funding_id = own.get("/funding").link("Remove").split("/")[2]

@@ -215,7 +215,8 @@ def test_pdf_is_reserved_and_billed(app: App, upstream: Upstream) -> None:
 def test_dearest_fallback_is_reserved(
     app: App, upstream: Upstream, answered: str, bill: int, stream: bool
 ) -> None:
-    """The model that answers is billed. If the answer does not name it, the dearest is billed."""
+    """The model that answers is billed. If the answer does not name it, the most expensive model is
+    billed."""
     upstream.script = answering(answered)
     body = body_of(model=GEMINI, models=[GEMINI, DEAR], stream=stream)
     needs(app, body, text_of(body) * 10_000 + TOKENS * 50_000)
@@ -286,7 +287,7 @@ def test_other_variants_are_separate_models(app: App, upstream: Upstream, model:
     app.connect(monthlyUsd=1)
     refused = ask(app, body_of(model=model))
     assert refused.json()["error"]["code"] == "invalid_request"
-    assert "lists no model" in refused.json()["error"]["message"]
+    assert "list has no model" in refused.json()["error"]["message"]
     assert upstream.calls == []
 
 

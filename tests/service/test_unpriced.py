@@ -61,7 +61,7 @@ def test_error_names_the_option_for_a_model_without_a_price(
         assert PRICE in message
         assert UNPRICED in message
     message = refusal(app.chat(model="not/listed", stream=stream))
-    assert "lists no model 'not/listed'" in message
+    assert "list has no model 'not/listed'" in message
     assert PRICE in message
     assert upstream.calls == []
 

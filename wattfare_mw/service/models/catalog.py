@@ -58,7 +58,7 @@ class Catalog:
         own_prices: the operator's prices, which override all others.
         default_first: True if the operator's price for ``*`` overrides a published price, as for an
             unknown upstream.
-        clock: seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Catalog:
         """The upstream's own list, as ``{"data": [{"id": …}]}``; empty if the upstream has none.
 
         Raises:
-            WattfareError: ``upstream``; it cannot be read now.
+            WattfareError: ``upstream``; the list cannot be read now.
         """
         body = (await self._read()).body
         return model_lists.NO_MODELS if body is None else body
@@ -122,8 +122,8 @@ class Catalog:
         if listed is None and models.body is not None:
             if default is None:
                 raise invalid_request(
-                    f"The upstream lists no model {model!r}. If the model exists anyway, "
-                    "the operator of the service can set a price with --price 'MODEL=IN/OUT'."
+                    f"The upstream's list has no model {model!r}. If the model exists anyway, the "
+                    "operator of the service can set a price with --price 'MODEL=IN/OUT'."
                 )
             return default
         if default is not None and self._default_first:
@@ -201,8 +201,8 @@ class Catalog:
         except (NoListError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if self._list is not None and self._list.body is not None:
                 # The upstream had a list before, so this is probably temporary.
-                raise upstream_answers.failed("The upstream gives no list of models.") from None
-        log.warning("the upstream gives no list of models: published prices are used")
+                raise upstream_answers.failed("The upstream has no list of models.") from None
+        log.warning("the upstream has no list of models: published prices are used")
         return _List(self._clock(), None, {})
 
 

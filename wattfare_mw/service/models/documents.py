@@ -56,7 +56,7 @@ def _read(name: str, data: bytes) -> Pages:
         read = 0
     if isinstance(read, int) and read > 0:
         raise attachments.refusal(
-            name, f"it has {read:,} pages, and no provider takes more than {pdf_child.MAX_PAGES:,}"
+            name, f"it has {read:,} pages; providers accept at most {pdf_child.MAX_PAGES:,}"
         )
     if not read or isinstance(read, int):
         raise _unreadable(name)

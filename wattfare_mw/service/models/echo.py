@@ -64,7 +64,7 @@ class Echo:
         )
 
     def names_of(self, model: str) -> tuple[str, ...]:
-        """The name itself."""
+        """Return the name unchanged."""
         return (model,)
 
     async def prepare(self, request: ChatRequest, request_id: str) -> EchoJob:

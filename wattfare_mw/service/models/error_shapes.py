@@ -70,7 +70,8 @@ def in_error(answer: object) -> ParsedError:
 
 
 def in_text(body: bytes) -> ParsedError:
-    """Read the body of an HTTP error that is not JSON: one line of plain text, if it is that."""
+    """Read the body of an HTTP error that is not JSON. If it is one line of plain text, this is the
+    message."""
     try:
         text = body[: 4 * _MOST_WORDS].decode().strip()
     except UnicodeDecodeError:
@@ -180,7 +181,7 @@ def _in_list(items: list[object], depth: int) -> Iterator[dict[str, Any] | str]:
     if len(items) == 1 or not any(places):
         yield from _levels(items[0] if items else None, depth - 1)
         return
-    # FastAPI lists the faults of a body with their places.
+    # FastAPI lists the errors in a body with their places.
     yield "; ".join(place for place in places if place)
 
 

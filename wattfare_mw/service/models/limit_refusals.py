@@ -1,8 +1,8 @@
 """Reads an upstream's refusal of a field that the service has added to a call. The upstream may
 want another name for the limit or a lower limit, or it may not know ``stream_options``. No I/O.
 
-Each provider and gateway has its own wording, and many quote another one. So the whole error is
-read as text. A wrong guess causes one more refused call, but does not change a bill.
+Each provider and gateway has its own wording, and many quote the error of another one. So the whole
+error is read as text. A wrong guess causes one more refused call, but does not change a bill.
 """
 
 from __future__ import annotations

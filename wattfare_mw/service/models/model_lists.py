@@ -51,7 +51,7 @@ def bare(model: str) -> str:
 
 
 def names_of(model: str) -> tuple[str, ...]:
-    """The names under which a list may have the model that a call names."""
+    """The names that a list may have for a model, from the name in a call."""
     name = bare(model)
     return (model, name) if ":" in name else (model, name, name + _DEFAULT_TAG)
 

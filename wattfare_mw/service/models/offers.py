@@ -85,8 +85,8 @@ def bounds(
     """The bound for each model; empty if one of them has no price.
 
     Args:
-        texts: the most tokens of the prompt for each model, without attachments.
-        page_usd: what the provider may charge for a page of a PDF.
+        texts: the maximum tokens of the prompt for each model, without attachments.
+        page_usd: the most that the provider charges for a page of a PDF, in USD.
     """
     found: list[Bound] = []
     media: dict[int, TokenCounts] = {}  # of each family
@@ -132,7 +132,7 @@ def between(found: Sequence[Bound], least: int, most: int) -> Bounds:
 
 
 def longest(found: Sequence[Bound]) -> int:
-    """The most tokens of the prompt with any of these models."""
+    """The maximum tokens of the prompt with any of these models."""
     if len(found) == 1:
         return found[0].prompt.prompt
     return max(each.prompt.prompt for each in found)

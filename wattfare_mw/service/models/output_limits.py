@@ -3,7 +3,7 @@
 The service adds a token limit to each call that does not set one. A model refuses a limit above its
 own maximum. This maximum comes from the upstream's list or, if the list does not have it, from the
 table in this module. If the maximum is wrong, the upstream refuses the call, and the service reads
-the right one from the refusal: see :mod:`.limit_refusals`.
+the correct maximum from the refusal: see :mod:`.limit_refusals`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ModelLimits(msgspec.Struct, frozen=True):
     """The limits of a model, in tokens; None if not known.
 
     Attributes:
-        output: the most tokens of an answer.
-        context: the most tokens of the prompt and the answer together.
+        output: the maximum number of tokens in an answer.
+        context: the maximum number of tokens in the prompt and the answer together.
     """
 
     output: int | None = None
@@ -47,17 +47,18 @@ class ModelLimits(msgspec.Struct, frozen=True):
         )
 
     def fit(self, default: int, prompt_bound: int, prompt_estimate: int) -> int:
-        """The limit for a call that names none.
+        """The limit for a call that does not set one, in tokens.
 
         Args:
-            default: the operator's.
-            prompt_bound: the most tokens of the prompt. Usually, it has far fewer.
-            prompt_estimate: an estimate of the tokens of the prompt.
+            default: the operator's default limit.
+            prompt_bound: the maximum number of tokens in the prompt. Usually, the prompt has far
+                fewer.
+            prompt_estimate: the estimated number of tokens in the prompt.
         """
         limit = default if self.output is None else min(default, self.output)
         if self.context is None or prompt_bound + limit <= self.context:
             return limit
-        # Half of what the estimate leaves is enough for a useful answer, with room for error.
+        # Use only half of the space that the estimate leaves, because the estimate may be too low.
         for_certain = self.context - prompt_bound
         likely = (self.context - prompt_estimate) // 2
         return min(limit, max(for_certain, likely, FLOOR_TOKENS))
@@ -65,9 +66,10 @@ class ModelLimits(msgspec.Struct, frozen=True):
 
 UNKNOWN = ModelLimits()
 
-#: The names that lists use. OpenRouter: `top_provider.max_completion_tokens`. LiteLLM: `model_info`
-#: with `max_output_tokens`, or `max_tokens`, which means the same there and in Anthropic's list.
-#: Groq: `max_completion_tokens`. Google: `outputTokenLimit`. GitHub: `limits.max_output_tokens`.
+#: The field names of the maximum output in lists. OpenRouter: `top_provider.max_completion_tokens`.
+#: LiteLLM: `model_info` with `max_output_tokens`, or `max_tokens`, which means the same there and
+#: in Anthropic's list. Groq: `max_completion_tokens`. Google: `outputTokenLimit`. GitHub:
+#: `limits.max_output_tokens`.
 _OUTPUT = (
     "max_completion_tokens",
     "max_output_tokens",
@@ -76,8 +78,8 @@ _OUTPUT = (
     "max_output_length",
     "max_tokens",
 )
-#: OpenRouter, Together, Fireworks: `context_length`. Groq: `context_window`. vLLM: `max_model_len`.
-#: Mistral, LM Studio: `max_context_length`.
+#: The field names of the context. OpenRouter, Together, Fireworks: `context_length`. Groq:
+#: `context_window`. vLLM: `max_model_len`. Mistral, LM Studio: `max_context_length`.
 _CONTEXT = (
     "context_length",
     "context_window",
@@ -85,7 +87,7 @@ _CONTEXT = (
     "max_context_length",
     "max_context_window_tokens",
 )
-#: The objects that may have these names, besides the model itself.
+#: The objects inside a model's entry that may have these fields.
 _INSIDE = ("top_provider", "model_info", "limits", "metadata", "capabilities")
 
 
@@ -112,7 +114,8 @@ def read_limits(body: bytes) -> dict[str, ModelLimits]:
 
 
 def _least(entry: Mapping[str, Any], names: tuple[str, ...], depth: int = 2) -> int | None:
-    """The smallest number under these names: each provider of a model may have its own."""
+    """The smallest value of these fields, because each provider of a model may have its own
+    limit."""
     numbers = [number for name in names if (number := _tokens(entry.get(name))) is not None]
     for name in _INSIDE if depth else ():
         inner = entry.get(name)
@@ -131,9 +134,9 @@ def _tokens(value: object) -> int | None:
     return cast("int", value) if whole else None
 
 
-#: The maximum output of models whose makers sell them and list no maximum. The first row that fits
-#: counts. Models with open weights are missing here, because their hosts set the maximum. Sources:
-#: the page of each model in OpenAI's documentation (platform.openai.com/docs/models, "max output
+#: The maximum output of models whose vendors do not list it. The first matching row counts. Models
+#: with open weights are not in this table, because each host sets its own maximum. Sources: the
+#: page of each model in OpenAI's documentation (platform.openai.com/docs/models, "max output
 #: tokens"); Anthropic's "Models overview" (docs.anthropic.com/en/docs/about-claude/models);
 #: Google's "Gemini models" (ai.google.dev/gemini-api/docs/models, "output token limit"); Cohere's
 #: "Models" (docs.cohere.com/docs/models); "Amazon Nova models" of Amazon Bedrock; DeepSeek's
@@ -186,7 +189,7 @@ def known(model: str) -> ModelLimits:
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def _bare_name(model: str) -> str:
-    """The name without the vendor's, the cloud's and the variant's: `openai/gpt-4:nitro`."""
+    """The name without the vendor, the cloud and the variant: `gpt-4` for `openai/gpt-4:nitro`."""
     name = model_lists.bare(model).rpartition("/")[2].lower()
     return _VENDOR.sub("", name).partition("@")[0].split(":")[0]
 
@@ -209,8 +212,7 @@ def names_for(
 
     Args:
         given: the names that the client has used.
-        learned: the name that the upstream wants for this model, if it has refused the other
-            before.
+        learned: the name that this model accepts, if the upstream has refused the other one before.
     """
     if learned is not None:
         return (learned,)
@@ -222,12 +224,12 @@ def names_for(
 
 
 class LearnedLimits:
-    """What an upstream has said about each model when it refused a call. Only the latest models are
+    """The facts about each model that an upstream's refusals have shown. Only the latest models are
     kept."""
 
     def __init__(self) -> None:
         self._names: dict[str, LimitName] = {}
-        # A maximum can be only for answers without a stream, as at Fireworks.
+        # The maximum of a stream can be higher, as at Fireworks.
         self._most: dict[tuple[str, bool], int] = {}
         self._without_usage: dict[str, bool] = {}
 
@@ -236,7 +238,8 @@ class LearnedLimits:
         return self._names.get(model)
 
     def most(self, model: str, *, stream: bool) -> int | None:
-        """The maximum that the upstream has named for this model, in tokens."""
+        """The maximum for this model that the upstream gave in a refusal, in tokens; None if it
+        gave none."""
         return self._most.get((model, stream))
 
     def gives_usage(self, model: str) -> bool:

@@ -27,8 +27,8 @@ _WILD = re.compile(r"[*?\[]")
 
 
 class OwnPrice(msgspec.Struct, frozen=True):
-    """One price, in USD per million tokens. ``cached``: for tokens that the upstream reads from its
-    cache; None for the price of other input."""
+    """One price, in USD per million tokens. ``cached`` is for tokens that the upstream reads from
+    its cache; None means the price of other input."""
 
     input: Decimal
     output: Decimal
@@ -42,16 +42,17 @@ class OwnPrice(msgspec.Struct, frozen=True):
 
 
 def read_price(model: str, text: str) -> OwnPrice:
-    """``0.10/0.40`` or ``1/2/0.1`` as a price.
+    """Parse a price such as ``0.10/0.40`` or ``1/2/0.1``.
 
     Raises:
-        WattfareError: ``invalid_request``, which shows the form.
+        WattfareError: ``invalid_request``; the text is not a valid price. The message shows the
+            format.
     """
     found = _PRICE.fullmatch(text)
     amounts = [] if found is None else [Decimal(each) for each in found.groups() if each]
     named = 0 < len(model) <= MAX_MODEL_CHARACTERS
     if not amounts or not named or max(amounts) > MAX_PER_MILLION:
-        raise invalid_request(f"The price {f'{model}={text}'!r:.200} is not of the form {FORM}.")
+        raise invalid_request(f"The price {f'{model}={text}'!r:.200} is invalid. Write {FORM}.")
     return OwnPrice(*amounts)
 
 
@@ -59,7 +60,8 @@ class OwnPrices:
     """The operator's prices.
 
     Args:
-        prices: for a model, or a pattern such as ``qwen*``: ``IN/OUT`` or ``IN/OUT/CACHED``.
+        prices: the price of each model, or of each pattern such as ``qwen*``, as ``IN/OUT`` or
+            ``IN/OUT/CACHED``.
 
     Attributes:
         default: the price under ``*``, for models that have no other; None if there is none.

@@ -1,7 +1,7 @@
 """Models that search the web, or that call other models or tools, without being asked to.
 
 Such a model has a price for each token, but the tokens of a request do not bound its cost: it reads
-pages, thinks in several rounds or pays for searches. Its calls are held, as those with a field
+pages, thinks in several rounds or pays for searches. Its calls are held, like calls with a field
 whose cost has no bound.
 """
 
@@ -20,17 +20,17 @@ from ..chat.price import Price
 #: - Deep research, Perplexity's and OpenAI's: it pays for citations, rounds of reasoning and dozens
 #:   of searches (openrouter.ai/perplexity/sonar-deep-research). ``sonar-pro-search`` runs a whole
 #:   research (openrouter.ai/perplexity/sonar-pro-search).
-#: - OpenAI's models that search in chat completions: a fee for each search, and at some of them the
-#:   tokens of the results (developers.openai.com/api/docs/pricing, "Web search").
+#: - OpenAI's models that search in chat completions: a fee for each search, and for some models
+#:   also the tokens of the results (developers.openai.com/api/docs/pricing, "Web search").
 #: - Groq's systems make up to ten calls of tools: console.groq.com/docs/compound/systems.
-#: - xAI's teams of 4 or 16 agents: openrouter.ai/x-ai/grok-4.20-multi-agent. A prompt of 40 tokens
-#:   was billed as 39,263: docs.apiyi.com/en/api-capabilities/grok/multi-agent.
+#: - xAI's multi-agent models run 4 or 16 agents: openrouter.ai/x-ai/grok-4.20-multi-agent. A prompt
+#:   of 40 tokens was billed as 39,263: docs.apiyi.com/en/api-capabilities/grok/multi-agent.
 _OPEN_ENDED = re.compile(
     r"deep-?research|^sonar-pro-search|-search-(?:preview|api)(?:-|$)|^compound(?:-|$)|multi-agent"
 )
-#: Models that search once for each call. The list may have the fee as that of a search.
+#: Models that search once for each call. The list may have this fee as the price of a search.
 _SEARCH_ONCE = re.compile(r"^sonar(?:-|$)|-search-(?:preview|api)(?:-|$)")
-#: The fee of a search with OpenAI's models if the list has none: the page of prices above.
+#: The fee of a search with OpenAI's models, if the list has none. Source: the page of prices above.
 _FEES = (
     (re.compile(r"^gpt-4o(?:-mini)?-search-preview"), Decimal("0.025")),
     (re.compile(r"^gpt-\d+-search-api"), Decimal("0.01")),

@@ -37,7 +37,7 @@ def main() -> None:
         return
     lengths: list[int] = []
     for page in document:
-        # All text, even beyond the edges of the page.
+        # Read all text, including text beyond the edges of the page.
         text = page.get_textpage().get_text_range()
         lengths.append(len(text.encode("utf-8", "replace")))
     json.dump(lengths, sys.stdout)

@@ -42,7 +42,7 @@ class _List(msgspec.Struct):
 
 
 def read_prices(body: bytes) -> dict[str, Price | Unpriced]:
-    """The price of each model in the list, as far as it names one.
+    """The price of each model in the list, or the reason why the model has no price.
 
     Raises:
         msgspec.MsgspecError: it is not a list of models.
@@ -129,7 +129,7 @@ def _price(pricing: dict[str, Any]) -> Price | Unpriced:
             raise ValueError("overrides must be a list")
         discount = _amount(pricing.get("discount") or 0)
         if discount > 1:
-            raise ValueError("a discount must be a part of the price")
+            raise ValueError("a discount must not exceed the price")
         places = _unit(pricing)
         return Price(
             _rates(pricing, frozenset({"overrides", "discount", "unit"}), places),
@@ -144,7 +144,7 @@ def _unit(pricing: dict[str, Any]) -> int:
     """The unit of the prices of tokens, as a power of ten.
 
     Raises:
-        ValueError, ArithmeticError: it is unknown.
+        ValueError, ArithmeticError: the unit is unknown.
     """
     unit = pricing.get("unit")
     if unit is not None:
@@ -167,7 +167,7 @@ def _rates(pricing: dict[str, Any], others: frozenset[str], places: int) -> Rate
         places: the unit of the prices of tokens, as a power of ten.
 
     Raises:
-        ValueError, ArithmeticError: one of them is not a price, or is unknown and not zero.
+        ValueError, ArithmeticError: a rate is not a valid price, or an unknown rate is not zero.
     """
     rates: dict[str, Decimal] = {}
     for name, value in pricing.items():
@@ -238,12 +238,13 @@ _TABLE_CANNOT_COUNT = frozenset(
 )
 
 
-#: The service tiers that can be asked for, besides the usual one.
+#: The service tiers that a call can request, besides the default.
 _TIERS = frozenset({"flex", *DEAR_TIERS})
 
 
 def _of_model(model: Any) -> Price | None:
-    """A model's price in ``genai-prices``, with all times of the day and all tiers."""
+    """A model's price in ``genai-prices``, with overrides for times of the day and for service
+    tiers."""
     now = datetime.now(UTC)
     price = _of_all_times(model.prices, now)
     for variant in model.price_variants or ():
@@ -257,8 +258,8 @@ def _of_model(model: Any) -> Price | None:
 
 
 def _of_all_times(prices: Any, now: datetime) -> Price | None:
-    """One price, or a list in which the last that applies counts. Some start at a date. Some are
-    for a time of the day, such as DeepSeek's."""
+    """Convert one price, or a list of prices with conditions. The last price that applies counts. A
+    condition is a start date or, as at DeepSeek, a time of the day."""
     if not isinstance(prices, list):
         return _of_table(prices)
     price: Price | None = None
@@ -276,7 +277,7 @@ def _of_all_times(prices: Any, now: datetime) -> Price | None:
 
 
 def _within(price: Price, changed: Price, **condition: Any) -> Price:
-    """The price, with the override if there is a condition."""
+    """The price, with ``changed`` as an override that applies under this condition."""
     changes = (Override(rates=changed.rates), *changed.overrides)
     conditional = (msgspec.structs.replace(each, **condition) for each in changes)
     return Price(price.rates, (*price.overrides, *conditional))
@@ -288,7 +289,7 @@ def _in_utc(moment: time) -> time:
 
 
 def _of_table(prices: Any) -> Price | None:
-    """A price of ``genai-prices``: some of its rates have tiers, for long prompts."""
+    """Convert a price of ``genai-prices``. Some of its rates have tiers for long prompts."""
     base: dict[str, Decimal] = {}
     tiers: dict[int, dict[str, Decimal]] = {}
     for name, value in cast("dict[str, Any]", vars(prices)).items():

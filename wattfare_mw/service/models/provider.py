@@ -47,8 +47,8 @@ class Job(Protocol):
         ...
 
     async def tighten(self) -> Bounds | None:
-        """Compute closer bounds, which takes longer. None if there are none. This is used if the
-        budget does not cover the first bounds."""
+        """Compute closer bounds, which takes longer. Returns None if there are none. This is used
+        if the budget does not cover the first bounds."""
         ...
 
     async def start(self, granted: int, credential: Credential | None = None) -> None:
@@ -88,7 +88,7 @@ class Provider(Protocol):
         ...
 
     def names_of(self, model: str) -> tuple[str, ...]:
-        """The names under which the list may have the model that a call names so."""
+        """The names that the list may have for a model, from the name in a call."""
         ...
 
     async def prepare(self, request: ChatRequest, request_id: str) -> Job:

@@ -3,10 +3,10 @@
 The facts are from public documentation and bug reports, which the comment of each row names:
 
 - *the OpenRouter list*: "Stream Cancellation" in OpenRouter's documentation of streaming
-  (openrouter.ai/docs/api-reference/streaming). It says of each provider whether it stops the model,
-  and the bill, when the connection closes.
-- If nothing is documented, ``stops_on_hang_up`` is False, because the operator may go on paying
-  after a closed connection.
+  (openrouter.ai/docs/api-reference/streaming). For each provider, it says whether the model and the
+  bill stop when the connection is closed.
+- If nothing is documented, ``stops_on_hang_up`` is False, because the provider may continue to
+  charge after the connection is closed.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         stops_on_hang_up: True if it stops generating and charging when a stream is closed.
         sends_done: True if a stream ends with ``[DONE]``.
         names_cost: True if the usage in its answers has the cost of the call.
-        generation_record: True if it can be asked for the true cost of a call afterwards.
+        generation_record: True if it reports the true cost of a call on request, after the call.
         cached_in_prompt: True if the prompt tokens include those that were read from the cache.
         limit_name: the field that limits how much each of its models generates.
         one_limit_name: True if it ignores or refuses the other name.
         variants: True if a model's name may end in a variant, see :mod:`.variants`.
-        key_path: the path that tells what a key may spend, after the base URL.
-        gives_keys: True if a person can give a service a key by OAuth.
-        page_usd: what it may charge for a page of a PDF that it reads itself.
+        key_path: the path, after the base URL, that returns the limit of a key. None if there is
+            none.
+        gives_keys: True if a person can create a key for a service by OAuth.
+        page_usd: the most that it charges for a page of a PDF that it reads itself, in USD.
     """
 
     name: str
@@ -65,16 +66,17 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Any other provider. Most servers stop on a hang-up, like vLLM. It may be a gateway to OpenRouter,
-#: which has its variants.
+#: so a model's name may end in a variant.
 OTHER = ProviderFacts(name="other", stops_on_hang_up=True, variants=True)
 
 PROVIDERS = (
-    # It passes a hang-up on, and whether the model stops depends on who runs it: the OpenRouter
-    # list. What was charged is in GET /generation: openrouter.ai/docs/api-reference. `usage.cost`
-    # is in each answer, and `cached_tokens` are part of the prompt: "Usage Accounting" there. It
-    # reads a PDF for models that cannot, at $2 for 1,000 pages, and 10% more in one region: "PDF
-    # Inputs" there. `GET /key` tells the limit of a key: "Get current API key". A person allows a
-    # key by OAuth: "OAuth PKCE" there.
+    # It closes its own connection, too. Whether the model stops depends on the provider that runs
+    # it: the OpenRouter list. `GET /generation` returns the amount charged:
+    # openrouter.ai/docs/api-reference. `usage.cost` is in each answer, and `cached_tokens` are part
+    # of the prompt: "Usage Accounting" there. It reads PDFs for models that cannot read them. This
+    # costs $2 per 1,000 pages, and 10% more in one region: "PDF Inputs" there. `GET /key` returns
+    # the limit of a key: "Get current API key". A person can create a key by OAuth: "OAuth PKCE"
+    # there.
     ProviderFacts(
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),
@@ -87,14 +89,14 @@ PROVIDERS = (
         page_usd=Decimal("0.0022"),
     ),
     # The OpenRouter list: stops. Its reasoning models refuse `max_tokens`: API reference of
-    # chat/completions, where `cached_tokens` are part of the prompt (guide on prompt caching).
+    # chat/completions. `cached_tokens` are part of the prompt: guide on prompt caching.
     ProviderFacts(
         name="openai",
         hosts=("api.openai.com", ".api.openai.com"),
         stops_on_hang_up=True,
         limit_name="max_completion_tokens",
     ),
-    # As OpenAI. "'max_tokens' is not supported with this model": lobehub/lobehub#5909 and others.
+    # Like OpenAI. "'max_tokens' is not supported with this model": lobehub/lobehub#5909 and others.
     ProviderFacts(
         name="azure",
         hosts=(".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"),
@@ -102,8 +104,8 @@ PROVIDERS = (
         limit_name="max_completion_tokens",
     ),
     # The OpenRouter list: stops. Both names of the limit work: "OpenAI SDK compatibility" in its
-    # documentation. Its own `input_tokens` do not include what was read from the cache or written
-    # to it: "Prompt caching", "Tracking cache performance".
+    # documentation. Its own `input_tokens` do not include tokens that were read from the cache or
+    # written to it: "Prompt caching", "Tracking cache performance".
     ProviderFacts(
         name="anthropic",
         hosts=("api.anthropic.com",),
@@ -135,15 +137,15 @@ PROVIDERS = (
         stops_on_hang_up=False,
         limit_name="max_completion_tokens",
     ),
-    # The OpenRouter list: does not stop. It knows `max_tokens` only: API reference of chat. Cached
-    # tokens are part of the prompt: docs.mistral.ai, "Prompt caching".
+    # The OpenRouter list: does not stop. It supports only `max_tokens`: API reference of chat.
+    # Cached tokens are part of the prompt: docs.mistral.ai, "Prompt caching".
     ProviderFacts(
         name="mistral",
         hosts=("api.mistral.ai", ".mistral.ai"),
         stops_on_hang_up=False,
         one_limit_name=True,
     ),
-    # Nothing is documented of a hang-up. `usage.cached_tokens` are part of the prompt:
+    # The effect of a hang-up is not documented. `usage.cached_tokens` are part of the prompt:
     # platform.moonshot.ai, chat API.
     ProviderFacts(
         name="moonshot",
@@ -178,7 +180,7 @@ PROVIDERS = (
         hosts=("api.fireworks.ai",),
         stops_on_hang_up=True,
     ),
-    # Nothing is documented of a hang-up. `max_completion_tokens` is the documented name:
+    # The effect of a hang-up is not documented. `max_completion_tokens` is the documented name:
     # inference-docs.cerebras.ai, chat completions.
     ProviderFacts(
         name="cerebras",
@@ -202,7 +204,7 @@ PROVIDERS = (
         ),
         stops_on_hang_up=False,
     ),
-    # Nothing is documented of a hang-up.
+    # The effect of a hang-up is not documented.
     ProviderFacts(
         name="zhipu",
         hosts=("api.z.ai", "open.bigmodel.cn"),
@@ -217,7 +219,7 @@ PROVIDERS = (
         stops_on_hang_up=True,
         names_cost=True,
     ),
-    # Nothing is documented of a hang-up. The hosts of workspaces: "Workspace URL" in its
+    # The effect of a hang-up is not documented. The hosts of workspaces: "Workspace URL" in its
     # documentation.
     ProviderFacts(
         name="databricks",
@@ -225,13 +227,13 @@ PROVIDERS = (
         stops_on_hang_up=False,
     ),
     # "When the connection is closed Ollama should stop generating": ollama/ollama#1695 and #9813.
-    # It knows `max_tokens` only: docs/openai.md of ollama/ollama.
+    # It supports only `max_tokens`: docs/openai.md of ollama/ollama.
     ProviderFacts(name="ollama", ports=(11434,), stops_on_hang_up=True, one_limit_name=True),
     # "requests are properly aborted on disconnect": vllm-project/vllm#32442.
     ProviderFacts(name="vllm", ports=(8000,), stops_on_hang_up=True),
     # Its log says "Client disconnected. Stopping generation": lmstudio-ai/lmstudio-bug-tracker.
     ProviderFacts(name="lm-studio", ports=(1234,), stops_on_hang_up=True),
-    # It reads the stream of its upstream to the end: BerriAI/litellm#17364. The usage names a cost
+    # It reads the stream of its upstream to the end: BerriAI/litellm#17364. The usage has a cost
     # only with a special setting. `cached_tokens` are part of the prompt, for any provider:
     # docs.litellm.ai/docs/completion/prompt_caching.
     ProviderFacts(name="litellm", ports=(4000,), stops_on_hang_up=False),
@@ -248,7 +250,7 @@ def find_provider(base_url: str, name: str | None = None) -> ProviderFacts:
     """The provider behind this URL.
 
     Args:
-        base_url: the upstream's.
+        base_url: the base URL of the upstream.
         name: the name of a row, which overrides the URL.
 
     Raises:
@@ -277,5 +279,5 @@ def _is_local(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:
-        # In a network of containers, a host is one word.
+        # In a container network, a host name has no dots.
         return "." not in host or host.endswith((".local", ".localhost", ".internal"))

@@ -23,8 +23,8 @@ MAX_TEXT = 20_000
 #: A shorter key may be an ordinary word: local servers accept "ollama", "none" or "EMPTY". In an
 #: answer, such a key is removed only after "Bearer". In an error, it is always removed.
 MIN_KEY_IN_ANSWER = 16
-#: The most occurrences in one answer that are searched for closely. If there are more, only the
-#: longest run of letters and digits of the key is removed.
+#: The maximum number of occurrences in one answer for which the whole key is removed. If there are
+#: more, only the longest run of letters and digits of the key is removed.
 MAX_MARKS = 100
 
 # One character, as texts, JSON, URLs and HTML write it. An escaped percent sign may be escaped
@@ -39,7 +39,7 @@ class Redactor:
     """Removes one key from texts and from answers.
 
     Args:
-        key: the key; None or an empty one: nothing is removed.
+        key: the key. If it is None or empty, nothing is removed.
     """
 
     def __init__(self, key: str | None) -> None:
@@ -80,7 +80,8 @@ class Redactor:
         return "Redactor()"
 
     def text(self, words: str) -> str:
-        """This text without the key: plain, escaped, in base64 or in hex, whole or in parts."""
+        """This text without the key. The key may be plain, escaped, in base64 or in hex, and whole
+        or in parts."""
         if not self._key:
             return words
         words = self._whole.sub(MASK, words[:MAX_TEXT])
@@ -152,7 +153,7 @@ def _all(data: bytes, mark: bytes) -> Iterator[int]:
 
 
 def _joined(places: list[int], reach: int) -> Iterator[tuple[int, int]]:
-    """The surroundings of these places, in order. Those that overlap are one."""
+    """The surroundings of these places, in order. Overlapping surroundings are merged."""
     start = end = -1
     for place in places:
         if place - reach > end:
@@ -174,8 +175,8 @@ def _coded(key: str) -> list[str]:
 
 
 def _forms(key: str) -> Iterator[str]:
-    """The letters and digits of the key, of its hex form, and of the middle of its base64 form,
-    wherever in a longer text it begins."""
+    """The letters and digits of the key, of its hex form, and of the middle of its base64 form at
+    any offset in a longer text."""
     data = key.encode("utf-8", "surrogatepass")
     yield _letters(key)
     yield data.hex()

@@ -34,7 +34,7 @@ log = get_logger("wattfare_mw.service", show_messages=False)
 
 #: How many values an answer or a list of models may have. Log probabilities have many.
 MAX_ELEMENTS = 1_000_000
-#: How many of them are decoded at once, because no other thread can run meanwhile.
+#: The maximum number of values that are decoded at once. No other thread can run during that time.
 MAX_DECODED = 200_000
 #: The value of ``limitedBy`` if the payer's own key or account has no money left.
 FUNDING = "funding"
@@ -43,12 +43,13 @@ MAX_MESSAGE = 500
 
 
 def failed(message: str) -> WattfareError:
-    """The model's provider failed."""
+    """The error for a failure of the model's provider."""
     return WattfareError(message, code="upstream", status=502)
 
 
 def unreachable(error: WattfareNetworkError) -> WattfareError:
-    """The provider could not be reached, or broke off. Its address is not shown to users."""
+    """The error if the provider could not be reached, or the connection broke. It does not show the
+    provider's address to users."""
     if error.sent:
         return failed("The connection to the upstream broke.")
     return failed("The upstream could not be reached.")
@@ -115,8 +116,8 @@ def _failure(
 def _quoting(
     parsed: error_shapes.ParsedError, credential: Credential, failure: WattfareError
 ) -> WattfareError:
-    """The error with the upstream's own message and code, if there are any. The log has our
-    message."""
+    """The error with the upstream's own message and code, if there are any. The log gets only our
+    own message."""
     redact = credential.redactor.text
     if parsed.message is not None and (words := redact(parsed.message)[:MAX_MESSAGE]):
         failure.quote(words)
@@ -157,7 +158,7 @@ def _has_words(parsed: error_shapes.ParsedError, words: re.Pattern[str]) -> bool
 
 def _account_refused(status: int, parsed: error_shapes.ParsedError) -> AccountRefusedError:
     """The error, and a log line that tells the operator what to do. The line has only known names
-    of errors, and no other words of the upstream."""
+    of errors, and no other text of the upstream."""
     status = parsed.status or status
     known = sorted(parsed.names & _ACCOUNT_ERRORS)
     if _is_about_money(status, parsed):
@@ -186,7 +187,7 @@ def _payer_refused(
     if is_key_limit or _is_about_money(status, parsed):
         if retry_after is not None and status in (402, 429):
             return WattfareRateLimitError(
-                "The model's provider takes no more calls from this account for now.",
+                "The model's provider accepts no more calls from this account for now.",
                 retry_after=retry_after,
             )
         message = (
@@ -250,8 +251,8 @@ _ACCOUNT_ERRORS = _KEY_ERRORS | {
     "payment_required",
     "quota_exceeded_error",
 }
-#: The words of errors about the account's money that have no name. Anthropic sends them with a 400,
-#: xAI and Zhipu with a 429.
+#: The words of errors about the account's money, for errors without a name. Anthropic sends them
+#: with a 400, xAI and Zhipu with a 429.
 _MONEY_WORDS = re.compile(
     r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
@@ -270,7 +271,7 @@ _KEY_WORDS = re.compile(
     r"(?:incorrect|invalid|expired) api[ -]?key|api[ -]?key (?:is )?(?:not valid|invalid|expired)",
     re.IGNORECASE,
 )
-#: The names of errors that are about the prompt or the model, though their status is 403.
+#: The names of errors about the prompt or the model, even if their status is 403.
 _PROMPT_ERRORS = frozenset(
     {
         "content_filter",
@@ -280,7 +281,7 @@ _PROMPT_ERRORS = frozenset(
         "moderation_blocked",
     }
 )
-#: The status of an error that names none.
+#: The status of an error that has no status, by its name.
 _STATUS_BY_NAME = {
     "context_length_exceeded": 400,
     "invalid_argument": 400,
@@ -308,8 +309,8 @@ _decode_finished = msgspec.json.Decoder(_Finished).decode
 
 
 class Finishes:
-    """The choices of a stream that have ended. Some providers send no ``[DONE]`` and end with the
-    body."""
+    """Records which choices of a stream have ended. Some providers do not send ``[DONE]``: they
+    only end the body."""
 
     def __init__(self) -> None:
         self._indexes: set[object] = set()
@@ -341,10 +342,10 @@ def read_completion(
     ``usage.cost``, and without the key.
 
     Args:
-        headers: those of the answer. LiteLLM names the cost in one of them.
+        headers: the headers of the answer. LiteLLM reports the cost in one of them.
 
     Raises:
-        WattfareError: ``upstream``; it is an error, or not an answer.
+        WattfareError: ``upstream``; the body is an error, or not a completion.
     """
     values = check_size(body)
     strict = True
@@ -384,11 +385,11 @@ _COST_HEADER = "x-litellm-response-cost"
 def with_cost(data: bytes, meter: Meter) -> bytes:
     """Set ``usage.cost`` of an answer, or of a chunk, to what the user is billed.
 
-    Most upstreams report no cost. OpenRouter reports only its fee if the operator has a key of
-    their own at the model's provider. Some report an amount that is not a number.
+    Most upstreams report no cost. If OpenRouter uses the operator's own key at the model's
+    provider, it reports only its fee. Some report an amount that is not a number.
 
     Args:
-        data: a JSON object. It gets a usage if it has none.
+        data: a JSON object. If it has no usage, one is added.
     """
     try:
         fields: dict[str, Any] = _decode_raw(data)
@@ -548,9 +549,8 @@ class Read(msgspec.Struct, frozen=True):
         generated: True if it has output of the model.
         choices: True if it has choices.
         usage: True if it reports usage.
-        passes: True if the client gets it.
-        may_end: True if it may end a choice, see
-            :class:`Finishes`.
+        passes: True if it is forwarded to the client.
+        may_end: True if it may end a choice. See :class:`Finishes`.
     """
 
     generated: bool = False
@@ -616,7 +616,7 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
 TEXT = Read(generated=True, may_end=False)
 _NOTHING = Read(may_end=False)
 _IGNORED = Read(choices=False, passes=False)
-#: Some gateways keep a connection open with events without data, or of one word.
+#: Some gateways send events that are empty or a single word, to keep a connection open.
 _PING = re.compile(rb"[A-Za-z_-]{0,32}")
 
 
@@ -654,8 +654,8 @@ _decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 
 
 def decode(data: bytes) -> Any:
-    """Decode JSON, with fractions as Decimal. Values that Python writes and JSON does not allow are
-    replaced: ``NaN`` and the infinities by None, half a surrogate pair by U+FFFD.
+    """Decode JSON, with fractions as Decimal. Some values that Python writes are not valid JSON.
+    They are replaced: ``NaN`` and the infinities by None, half a surrogate pair by U+FFFD.
 
     Raises:
         ValueError: it is not JSON.

@@ -15,10 +15,10 @@ import msgspec
 
 from ... import model_entry
 
-#: The price of a search if the list does not have a higher one: five results at $4 for 1,000:
-#: openrouter.ai/docs/features/web-search.
+#: The price of a search in USD, unless the list has a higher one. It is for five results at $4 per
+#: 1,000 (openrouter.ai/docs/features/web-search).
 SEARCH_USD = Decimal("0.02")
-#: The text of five results, in tokens, which becomes part of the prompt.
+#: The length of five results, in tokens. Their text becomes part of the prompt.
 SEARCH_TOKENS = 10_000
 
 
@@ -28,7 +28,7 @@ class Variant(msgspec.Struct, frozen=True):
     Attributes:
         base: its name in the list.
         routed: True if the variant chooses the provider. Then the price needs an upper limit.
-        searches: how often it searches the web.
+        searches: the number of web searches of each call.
     """
 
     base: str
@@ -45,7 +45,7 @@ def read(model: str) -> Variant:
 
 
 def answered(name: str, models: Sequence[str]) -> int | None:
-    """The one of these models that an answer names; None if it is another.
+    """The index of the model that an answer names; None if the answer names another model.
 
     Some upstreams name a version of the requested model, and some leave out the provider before the
     slash.

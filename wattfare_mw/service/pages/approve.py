@@ -41,9 +41,9 @@ class _Seen(msgspec.Struct, frozen=True):
     """An approval with the other data of its page.
 
     Attributes:
-        other_payer: another person whose budget is connected to this user at present.
-        own_cap: the person's present cap; UNSET if they are not connected.
-        own_funding: the id of the present funding; None for the operator's, or if there is none.
+        other_payer: another person whose budget is connected to this user now.
+        own_cap: the person's current cap; UNSET if they are not connected.
+        own_funding: the id of the current funding; None for the operator's, or if there is none.
     """
 
     approval: Approval
@@ -120,7 +120,9 @@ async def answer(request: Request) -> Response:
         funding_id = await state.funding.chosen(sign_in.payer_id, given)
         is_grant = seen.approval.requested.kind == "grant"
         if is_grant and not rules.allows_grants(funding_id, state.terms):
-            raise invalid_request("This service does not pay for it. Choose another way to pay.")
+            raise invalid_request(
+                "This service does not pay for one-time budgets. Choose another way to pay."
+            )
     except WattfareError as error:
         if error.code != "invalid_request":
             raise
@@ -233,7 +235,7 @@ async def _ask(
 
 
 def _confirm(request: Request, seen: _Seen, cap: int | None, funding: str) -> Response:
-    """The second page: without JavaScript, or if another person pays at present."""
+    """The second page: without JavaScript, or if another person pays now."""
     context = {
         "cap": written(cap),
         "unlimited": seen.approval.requested.kind == "connection" and cap is None,

@@ -45,14 +45,15 @@ COLUMNS = (
 )
 _PAGE_NUMBER = re.compile("[1-9][0-9]{0,5}", re.ASCII)
 _POSITION = re.compile(r"([0-9]{1,15})\.([0-9]{1,18})", re.ASCII)
-#: The place before a formula of a spreadsheet, in both widths: the start of a text, or a separator.
-#: In some languages, spreadsheets separate the cells of a file by semicolons.
+#: Finds each place where a spreadsheet can read a formula: at the start of a text, or after a
+#: separator. In some languages, spreadsheets separate cells by semicolons. The signs can be
+#: full-width.
 _FORMULA = re.compile("(^|[;\t])(\\s*)(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])")
 #: The notices that a redirect can show at the top of the page.
 NOTICES = {
     "stopped": "Stopped. The app cannot spend any more, and its running calls were stopped.",
     "changed": "The cap was changed.",
-    "paid": "Your choice pays from now on. Calls that are running now are paid as before.",
+    "paid": "From now on, your choice pays. Running calls are paid as before.",
 }
 
 

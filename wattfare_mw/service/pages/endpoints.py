@@ -30,7 +30,7 @@ _QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?", re.ASCII)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class SignInNeeded(Exception):  # noqa: N818 - a redirect, and no error
+class SignInNeeded(Exception):  # noqa: N818 - a redirect, not an error
     """The page needs a signed-in payer, or one who signed in recently."""
 
     def __init__(self, *, again: bool, next_: str | None = None) -> None:
@@ -110,13 +110,13 @@ def leads_to_approval(path: str) -> bool:
     return "/approve/" in unquote(unquote(path))
 
 
-#: The titles of errors for people. Other errors have the phrases of HTTP.
+#: The titles of errors for people. Other errors use HTTP's phrases.
 _TITLES = {
     400: "That did not work",
     403: "Not allowed",
     404: "Page not found",
     409: "No longer possible",
-    429: "Too many tries",
+    429: "Too many attempts",
     503: "Not available at the moment",
 }
 
@@ -218,7 +218,7 @@ def _sign_in(request: Request, needed: SignInNeeded) -> Response:
         return see_other(sign_in_url(request, again=needed.again))
     message = "Sign in first."
     if needed.again:
-        message = "Sign in again first: your last sign-in is more than ten minutes ago."
+        message = "Sign in again first: your last sign-in was more than ten minutes ago."
     url = _sign_in_url(needed.next, again=needed.again)
     return error_page(request, invalid_request(message, 403), ("Sign in", url))
 

@@ -83,7 +83,7 @@ async def read_form(request: Request) -> dict[str, str]:
     body = await receiving.read_body(request.receive, MAX_BODY_BYTES, ClientDisconnect)
     kind = (headers.first("content-type") or "").split(";")[0].strip().lower()
     if body and kind != FORM_TYPE:
-        raise invalid_request(f"A form is sent as {FORM_TYPE}.", 415)
+        raise invalid_request(f"Send the form as {FORM_TYPE}.", 415)
     try:
         pairs = parse_qsl(
             body.decode("ascii"),

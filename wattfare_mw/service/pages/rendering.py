@@ -68,7 +68,7 @@ environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_globals: Any = environment.globals  # jinja2 declares the types of its own only
+_globals: Any = environment.globals  # jinja2 declares only the types of its own globals
 _globals["static"] = static
 environment.filters.update(
     date=date,

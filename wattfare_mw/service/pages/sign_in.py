@@ -60,7 +60,7 @@ async def challenge(request: Request) -> Response:
         fresh = passkeys.new_challenge("sign-in")
         options = await in_thread(passkeys.sign_in_options, fresh, state.public_url)
     else:
-        raise invalid_request("The purpose: to create a passkey, or to sign in with one.")
+        raise invalid_request("The field `kind` must be `create` or `sign-in`.")
     name_ = _bound(request, id_)
     await state.store.at(lambda sql, now: people.keep_challenge(sql, name_, fresh, seconds(now)))
     return Response(json.dumps({"id": id_, "options": options}), media_type=JSON)

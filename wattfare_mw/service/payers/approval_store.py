@@ -87,11 +87,11 @@ def must_find(sql: Sql, approval_id: str, *, lock: bool = False) -> Approval:
 def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[Approval, str]:
     """Allow an approval. Returns it, and the code for the app.
 
-    The same payer may allow it twice, by a second click, before the app redeems it. The second time
-    creates a new code and keeps the lower cap.
+    The same payer may allow it twice, with a second click, before the app redeems it. The second
+    time creates a new code and keeps the lower cap.
 
     Raises:
-        WattfareError: ``invalid_request``; it has been answered before, its time is over, or the
+        WattfareError: ``invalid_request``; it has already been answered or has expired, or the
             payer's data has been deleted.
     """
     _check_payer(sql, decision.payer_id)
@@ -133,7 +133,7 @@ def deny(sql: Sql, approval_id: str, now: int) -> Approval:
     """Deny an approval. A second denial also leads back to the app.
 
     Raises:
-        WattfareError: ``invalid_request``; it has been allowed before, or its time is over.
+        WattfareError: ``invalid_request``; it has already been allowed, or it has expired.
     """
     approval = must_find(sql, approval_id, lock=True)
     if approval.state == "denied" and not approvals.is_over(approval, now):

@@ -37,11 +37,11 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: a connection with a monthly cap, or a one-time grant.
         user_id: the app's own id of the user; None for a grant.
-        epoch: how often the user's connection had been revoked when the approval began.
+        epoch: how many times the user's connection had been revoked when the approval began.
         origin: the origin of the app's page.
         return_url: the page to which the browser returns.
         account_label: the name of the user's account at the app.
-        asked: the requested cap, in nano-dollars; None if the app does not ask for a cap.
+        asked: the cap that the app asks for, in nano-dollars; None if it asks for no specific cap.
         requests: the number of calls of a grant.
     """
 
@@ -122,7 +122,7 @@ def is_over(approval: Approval, now: int) -> bool:
 
 def proposed_cap(requested: ApprovalRequest, current: int | None) -> int:
     """The initial value of the cap field, in nano-dollars: the app's request, or the same payer's
-    present cap if that is higher."""
+    current cap if that is higher."""
     proposed = DEFAULT_CAP if requested.asked is None else requested.asked
     return proposed if current is None else max(proposed, current)
 
@@ -150,7 +150,7 @@ def check_replacement(current: str | None, agreed: str | None) -> None:
     """Refuse to end the connection of another payer that the person has not agreed to end.
 
     Args:
-        current: the other payer who is connected at present; None if there is none.
+        current: the other payer who is connected now; None if there is none.
         agreed: the payer whose connection the person has agreed to end.
     """
     if current is not None and current != agreed:
@@ -192,7 +192,8 @@ def check_redeemable(approval: Approval, code: str, now: int) -> None:
     """Raise an error if this code does not redeem the approval.
 
     Raises:
-        WattfareError: ``invalid_request``; 409 for the state, 403 for the code.
+        WattfareError: ``invalid_request``, 409 if the approval is not open, 403 if the code is
+            wrong.
     """
     if is_over(approval, now):
         raise _state("This approval has expired, because it was not redeemed within ten minutes.")
@@ -208,12 +209,12 @@ def check_redeemable(approval: Approval, code: str, now: int) -> None:
 
 def answered_before() -> WattfareError:
     """The error for an approval that cannot be answered any more."""
-    return _state("This request has been answered before.")
+    return _state("This request has already been answered.")
 
 
 def redeemed_before() -> WattfareError:
     """The error for an approval that was redeemed."""
-    return _state("This approval has been redeemed before.")
+    return _state("This approval has already been redeemed.")
 
 
 def revoked_since() -> WattfareError:

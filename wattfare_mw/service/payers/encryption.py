@@ -27,11 +27,11 @@ from ...transport import SecretBytes, hidden
 from ..ledger.databases import backend_of, sqlite_file
 
 ENCRYPTION_VARIABLE = "WATTFARE_ENCRYPTION_KEY"
-#: The suffix that the name of the key file adds to the database's.
+#: The suffix of the key file. The rest of its name is the name of the database file.
 FILE_SUFFIX = ".encryption-key"
 KEY_BYTES = 32
 _NONCE_BYTES = 12
-#: The first byte of each ciphertext, which names the cipher.
+#: The first byte of each ciphertext. It identifies the cipher.
 _VERSION = b"\x01"
 _MAX_FILE_BYTES = 10_000
 
@@ -46,7 +46,8 @@ class Sealed(msgspec.Struct, frozen=True):
 
 
 class UnreadableError(Exception):
-    """A ciphertext was changed, belongs to another row, or its encryption key is missing."""
+    """A ciphertext cannot be decrypted: it was changed, it belongs to another row, or its
+    encryption key is missing."""
 
 
 class Keyring:
@@ -141,13 +142,14 @@ def key_beside(database: Path) -> tuple[SecretBytes, ...]:
             if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise invalid_request(
                     f"Other users of this machine may read the encryption key in {path}. Run "
-                    f"`chmod 600` on it, or give the key in {ENCRYPTION_VARIABLE} and delete it."
+                    f"`chmod 600` on it, or set {ENCRYPTION_VARIABLE} to the key and delete the "
+                    "file."
                 )
             text = hidden(file.read(_MAX_FILE_BYTES).decode("ascii", "replace"))
     except OSError as error:
         raise invalid_request(
             f"The encryption key in {path} cannot be used: {error.strerror}. "
-            f"The key can be given in {ENCRYPTION_VARIABLE} instead."
+            f"You can set {ENCRYPTION_VARIABLE} to the key instead."
         ) from None
     try:
         return read_keys(text)
@@ -205,7 +207,7 @@ def _make(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(name, path)  # either whole or not at all
+            os.link(name, path)  # atomic: the file appears with its whole content
     finally:
         Path(name).unlink()
 
@@ -228,6 +230,6 @@ def _bound_to(purpose: str) -> bytes:
 
 def _wrong_key() -> WattfareError:
     return invalid_request(
-        f"{ENCRYPTION_VARIABLE} holds keys of {KEY_BYTES} random bytes in base64, with commas "
-        "between them. To make one, run: openssl rand -base64 32"
+        f"{ENCRYPTION_VARIABLE} is invalid. It must be a comma-separated list of keys, each of "
+        f"{KEY_BYTES} random bytes in base64. To make one, run: openssl rand -base64 32"
     )

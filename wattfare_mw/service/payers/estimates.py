@@ -35,7 +35,8 @@ def rounded(number: int) -> int:
 
 
 def of_app(sql: Sql, app_id: str) -> Estimate | None:
-    """The cost of an answer of the app's most used model; None without recent calls."""
+    """The average cost of an answer of the model that the app uses most; None without recent
+    calls."""
     table = schema.ledger
     newest = sql.execute(select(func.max(table.c.id))).scalar()
     if newest is None:

@@ -76,7 +76,7 @@ class PayerFunding:
     """The funding of all payers. It finds the key that pays for a call.
 
     Args:
-        keyring: the encryption keys; None: no payer can add anything, and no stored key is read.
+        keyring: the encryption keys; if None, payers cannot add keys, and stored keys are not read.
         upstream: the upstream of the keys; None for the built-in model, which needs none.
         offers: the kinds of funding that the operator lets payers add.
         operator_pays: True if a payer can choose that the service pays.
@@ -111,7 +111,7 @@ class PayerFunding:
 
     @property
     def upstream_host(self) -> str:
-        """The host of the keys, for a person to read."""
+        """The host for which the keys are valid, as the pages show it."""
         return "" if self._upstream is None else urlsplit(self._upstream.base_url).hostname or ""
 
     @property
@@ -128,7 +128,7 @@ class PayerFunding:
         return await self._store.transact(lambda sql: fundings.of_payer(sql, payer_id))
 
     async def find(self, payer_id: str, funding_id: str) -> Funding:
-        """This funding of this payer.
+        """The payer's funding with this id.
 
         Raises:
             WattfareError: ``invalid_request``, 404; the payer has no such funding.
@@ -161,7 +161,7 @@ class PayerFunding:
     async def add_key(
         self, payer_id: str, key: str, label: str = "", *, replaces: str | None = None
     ) -> Added:
-        """Keep a payer's own key for the upstream, once the upstream has accepted it.
+        """Check a payer's own key with the upstream, and store it.
 
         Args:
             label: a name that the payer sees.
@@ -169,8 +169,8 @@ class PayerFunding:
                 one is deleted.
 
         Raises:
-            WattfareError: ``invalid_request``; the key, the label or the funding cannot be used.
-                ``upstream``; the upstream cannot be asked.
+            WattfareError: ``invalid_request``; the key, the label or the funding is invalid.
+                ``upstream``; the upstream cannot check the key.
         """
         upstream, _ = self._needs("key")
         key = hidden(key)
@@ -220,7 +220,8 @@ class PayerFunding:
         Args:
             limit: what the key may spend in a month, in nano-dollars; None for no limit.
             return_to: our page to show afterwards.
-            cookie: the browser's cookie from an earlier start, which may still be open.
+            cookie: the browser's cookie from an earlier redirect to OpenRouter that may still be
+                open.
         """
         upstream, keyring = self._needs("openrouter")
         if cookie is None or not _TOKEN.fullmatch(cookie):
@@ -255,8 +256,9 @@ class PayerFunding:
             cookie: the browser's cookie.
 
         Raises:
-            WattfareError: ``invalid_request`` if this payer did not start this in this browser in
-                the last ten minutes, or if it was used before. ``upstream`` if OpenRouter fails.
+            WattfareError: ``invalid_request`` if this payer was not redirected from this browser in
+                the last ten minutes, or if the state was already used. ``upstream`` if OpenRouter
+                fails.
         """
         upstream, keyring = self._needs("openrouter")
         state_hash = _hash(state)
@@ -269,8 +271,8 @@ class PayerFunding:
             or not hmac.compare_digest(request.cookie_hash, _hash(cookie or ""))
         ):
             raise invalid_request(
-                "This answer of OpenRouter does not belong to a request of this browser in the "
-                "last ten minutes, or it was used before. Nothing was connected. Connect "
+                "This answer from OpenRouter does not belong to a request from this browser in "
+                "the last ten minutes, or it was already used. Nothing was connected. Connect "
                 "OpenRouter again.",
                 403,
             )
@@ -325,7 +327,8 @@ class PayerFunding:
             log.warning("the upstream refuses a payer's key: funding=%s", funding_id)
 
     async def encrypt_anew(self) -> None:
-        """Encrypt all stored keys with the first encryption key. The others can then be removed."""
+        """Encrypt all stored keys with the first encryption key. The other encryption keys can then
+        be removed."""
         keyring = self._keyring
         if keyring is None:
             return
@@ -353,7 +356,7 @@ class PayerFunding:
             )
             done += len(pairs)
         if done:
-            log.info("%d stored keys are encrypted with the first encryption key now", done)
+            log.info("re-encrypted %d stored keys with the first encryption key", done)
         if unreadable:
             log.error(
                 "%d stored keys cannot be decrypted: WATTFARE_ENCRYPTION_KEY lacks the key that "
@@ -476,4 +479,4 @@ def _gone() -> WattfareError:
 
 
 def _no_such_funding() -> WattfareError:
-    return invalid_request("This way to pay does not exist any more.", 404)
+    return invalid_request("This way to pay no longer exists.", 404)

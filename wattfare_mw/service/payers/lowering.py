@@ -1,4 +1,4 @@
-"""Lowers a cap with the session token of a live app, the only change that it allows."""
+"""Lowers a cap with the session token of a live app. The token allows no other change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def lower_cap(
 
     Raises:
         WattfareAuthError: the connection has been revoked since the token was made.
-        WattfareError: ``invalid_request``, 403; there is no connection, or its cap is lower.
+        WattfareError: ``invalid_request``, 403; there is no connection, or the new cap is higher.
     """
     table = schema.connections
     found = sql.execute(

@@ -4,11 +4,12 @@ The steps follow "OAuth PKCE" in OpenRouter's documentation:
 
 1. The browser goes to ``/auth`` with ``callback_url``, ``code_challenge`` and
    ``code_challenge_method=S256``. ``limit``, ``usage_limit_type`` and ``key_label`` are documented
-   for ``POST /auth/keys/code``, which makes the code and needs a key of the person. The page makes
-   the code here, so the service sends it the same names, and reads the result afterwards.
+   for ``POST /auth/keys/code``, which creates a code with the person's own key. Here, OpenRouter's
+   page creates the code. So the service sends these parameters to the page, and checks afterwards
+   which limit the key has.
 2. OpenRouter sends the browser to the callback, with a ``code``.
 3. ``POST /auth/keys`` gives the key for ``code`` and ``code_verifier``.
-4. ``GET /key`` tells the limit that the key really has.
+4. ``GET /key`` returns the actual limit of the key.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def auth_origin(base_url: str) -> str:
 def auth_url(
     base_url: str, public_url: str, *, state: str, verifier: bytes, limit: int | None
 ) -> str:
-    """The URL of the page on which a person allows this service a key.
+    """The URL of the page on which a person creates a key for this service.
 
     Args:
         base_url: of OpenRouter's API.

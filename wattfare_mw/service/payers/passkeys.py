@@ -181,8 +181,8 @@ def verify_sign_in(
         credential: the browser's answer, as JSON.
 
     Raises:
-        WattfareError: ``invalid_request``; this passkey has not answered this challenge, from this
-            origin, or its count shows that there are two of it.
+        WattfareError: ``invalid_request``; this passkey has not answered this challenge from this
+            origin, or its count shows that there is a copy of the passkey.
     """
     from webauthn import verify_authentication_response
     from webauthn.helpers import parse_authentication_credential_json

@@ -70,8 +70,8 @@ def add_passkey(sql: Sql, passkey: Passkey, now: int) -> None:
     """Store a new passkey of a new or an existing payer.
 
     Raises:
-        WattfareError: ``invalid_request``, 403; there is such a passkey, or the payer is deleted.
-            409; the payer has too many.
+        WattfareError: ``invalid_request``, 403; the passkey already exists, or the payer is
+            deleted. 409; the payer has too many passkeys.
     """
     table = schema.payers
     # Lock the payer's row, so that two concurrent requests cannot exceed the maximum.
@@ -153,7 +153,7 @@ def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
 
     Raises:
         WattfareError: ``invalid_request``, 404; the payer has no such passkey. 409; it is the only
-            one. Without a passkey, a payer could come back only as often as there are codes.
+            one. Without a passkey, a payer could sign in only until the recovery codes are used up.
     """
     payers, table = schema.payers, schema.passkeys
     # Lock the payer's row, so that two concurrent requests cannot delete the last two.
@@ -162,7 +162,7 @@ def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
     ids = passkey_ids(sql, payer_id)
     named = [each for each in ids if _key_of(each) == key]
     if not named:
-        raise invalid_request("This passkey does not exist any more.", 404)
+        raise invalid_request("This passkey no longer exists.", 404)
     if len(ids) == 1:
         raise invalid_request("This is your only passkey. Create another one first.", 409)
     sql.execute(delete(table).where(table.c.credential_id == named[0]))

@@ -20,7 +20,7 @@ def new_codes() -> list[str]:
 
 
 def hash_of(code: str) -> str:
-    """The stored hash of a code. The person's grouping of the characters is ignored.
+    """The stored hash of a code. Spaces, hyphens and upper case are ignored.
 
     A plain hash is enough, because 140 bits cannot be guessed.
     """

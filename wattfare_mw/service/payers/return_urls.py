@@ -1,6 +1,6 @@
 """Checks where a browser returns after an approval: only to an origin that the app has registered.
 
-An origin is compared as text, so each is kept in the one form in which browsers send it.
+Origins are compared as text, so each is stored exactly as browsers send it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ DENIED = "denied"
 _OURS = frozenset({APPROVAL, CODE, DENIED})
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-#: Browsers interpret some characters differently, such as a backslash as a slash. These are not
-#: allowed, so a URL has only one meaning.
+#: Browsers change some characters, such as a backslash to a slash. These are not allowed, so that a
+#: URL has only one meaning.
 _VISIBLE = re.compile(r"[!#-;=?-\[\]-~]+")
 _ORIGIN = re.compile(
     r"(https?)://([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?"
@@ -43,8 +43,8 @@ def check(url: str, origins: Collection[str], mode: Mode) -> str:
     """
     if not _VISIBLE.fullmatch(url) or len(url) > MAX_RETURN_URL:
         raise _not_a_url(
-            f"it has 1 to {MAX_RETURN_URL:,} characters, all of them visible ASCII, and none of "
-            'them is ", <, > or a backslash'
+            f"it must have 1 to {MAX_RETURN_URL:,} characters of visible ASCII, and none of them "
+            'may be ", <, > or a backslash'
         )
     if "#" in url:
         raise _not_a_url("it must not have a fragment")

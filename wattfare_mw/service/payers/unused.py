@@ -14,7 +14,7 @@ from ..ledger import accounts, schema
 from ..ledger.clock import seconds
 from ..ledger.store import Store
 
-#: How long a payer who pays for nothing is kept after the last sign-in, in days.
+#: How many days after the last sign-in a payer who has never paid is kept.
 KEPT_DAYS = 30
 #: The maximum number of payers that one transaction reads.
 AT_A_TIME = 200
@@ -53,7 +53,7 @@ class UnusedPayers:
             except WattfareError:
                 found = None  # the database is unavailable, which the lease reports
             except Exception:
-                log.exception("unused payers are not deleted")
+                log.exception("deleting unused payers failed")
                 found = None
             after = found or ""
             await asyncio.sleep(PAUSE_SECONDS if found else REST_SECONDS)

@@ -1,6 +1,6 @@
 "use strict";
-// Allow becomes active half a second after the page has the focus, so that no page can slip it
-// under a click that was meant for something else. Also: what the cap buys, while it is typed.
+// Activates the Allow button half a second after the page gets the focus, so that a click meant for
+// another page cannot hit it. Also shows what the typed cap buys.
 (() => {
   const WAIT = 500;
   const form = document.getElementById("allow");

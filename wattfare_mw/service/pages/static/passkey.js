@@ -6,7 +6,7 @@
   const box = document.getElementById("passkey-buttons");
   const alert = document.getElementById("passkey-error");
   const buttons = [...box.querySelectorAll("button")];
-  // Another form of this page, such as Deny, ends a sign-in that still runs.
+  // Submitting another form of this page, such as Deny, cancels a running sign-in.
   const other = new AbortController();
   let sent = false;
 
@@ -67,7 +67,7 @@
   }
 
   document.addEventListener("submit", (event) => {
-    if (sent) event.preventDefault(); // the next page needs a new form token, and has the same button
+    if (sent) event.preventDefault(); // a second submit would have an outdated form token
     else if (event.target === form) sent = true;
     else other.abort();
   });

@@ -1,8 +1,7 @@
 "use strict";
-// Tells the service when a person closes the page of an approval, so that the app's page need not
-// wait for an answer until the approval expires.
-// A browser leaves the old page after it has received the new one. So a reloaded page says that it
-// is open.
+// Tells the service when a person closes the page of an approval. The app's page then does not wait
+// until the approval expires. On a reload, this script reports first that the old page was closed.
+// So a reloaded page reports that it is open.
 (() => {
   const { approval } = document.currentScript.dataset;
   const csrf = document.querySelector("[name=csrf]").value;
