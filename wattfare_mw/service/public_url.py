@@ -34,11 +34,11 @@ def check(url: str) -> str:
         raise _refusal("it has a path, a query or a fragment")
     host = (parts.hostname or "").lower()
     if "[" in parts.netloc or _NUMBER.fullmatch(host.rpartition(".")[2]):
-        raise _refusal("it has an IP address, and passkeys need a name")
+        raise _refusal("it has an IP address, but passkeys need a host name")
     if not _NAME.fullmatch(host) or len(host) > 253 or port == 0:
         raise _refusal("its host or its port is not valid")
     if parts.scheme == "http" and not is_local(host):
-        raise _refusal("passkeys need https:// for any host but localhost")
+        raise _refusal("passkeys need https:// for any host except localhost")
     default = port is None or port == _DEFAULT_PORTS[parts.scheme]
     return f"{parts.scheme}://{host}" if default else f"{parts.scheme}://{host}:{port}"
 

@@ -25,8 +25,7 @@ class App(msgspec.Struct, frozen=True):
     """An app that is registered with the service.
 
     Attributes:
-        other_secret_hash: the hash of the older secret
-            key, while two are valid.
+        other_secret_hash: the hash of the older secret key, while two keys are valid.
     """
 
     id: str
@@ -50,8 +49,8 @@ class Connection(msgspec.Struct, frozen=True):
         cap: the monthly cap; None for no cap.
         connected: False after a revocation. The row is kept, so that its totals still count if the
             user connects again.
-        revocations: how often the connection was revoked. A call that was reserved before the last
-            revocation is cut off, even if the user has connected again since.
+        revocations: how many times the connection was revoked. A call that was reserved before the
+            last revocation is cut off, even if the user has connected again since.
         payer_id: the person whose budget it is; ``""`` for none, as in a test app.
         funding_id: the payer's funding that pays; None if the operator pays, or if the upstream
             costs nothing.

@@ -119,8 +119,8 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """At the end, uvicorn raises the signal again, which kills the process. With this method, a
-        requested stop ends normally."""
+        """At the end, uvicorn raises the signal again, which would kill the process. With this
+        method, the process exits normally after a signal."""
         with super().capture_signals():
             yield
             self._captured_signals.clear()

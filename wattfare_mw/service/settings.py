@@ -31,13 +31,13 @@ STOP_GRACE_SECONDS = 10.0
 MAX_ANSWER_BYTES = 32 * 2**20
 MAX_STOP_GRACE_SECONDS = 3600
 MAX_DETACHED_SECONDS = 3600
-#: The maximum number of inference calls per minute in each process, of one user or grant, and of
+#: The maximum number of inference calls per minute in each process: of one user or grant, and of
 #: one app.
 CALLS_PER_USER = 600
 CALLS_PER_APP = 12_000
 #: The default trusted proxy: one on the same machine.
 FORWARDED_ALLOW_IPS = "127.0.0.1"
-#: The maximum number of running inference calls in each process, of one user or grant, and of one
+#: The maximum number of running inference calls in each process: of one user or grant, and of one
 #: app.
 MAX_CALLS_PER_USER = 32
 MAX_CALLS_PER_APP = 1000
@@ -112,7 +112,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         stop_grace: how long streams may continue after SIGTERM, in seconds.
         detached_seconds: how long a call may continue without its client, in seconds.
         on_hang_up: what to do with a stream whose client leaves. ``stop`` closes the connection to
-            the upstream. ``finish`` reads the stream to its end. None depends on the provider.
+            the upstream. ``finish`` reads the stream to its end. None chooses one of these by
+            provider.
         unbounded: what to do with calls whose cost has no bound. ``hold`` allows them, and each
             holds an amount. ``refuse`` refuses them.
         unbounded_hold: the amount that each such call holds, in nano-dollars.

@@ -2,8 +2,8 @@
 of a request's headers, the overhead of a body, pipelined requests, unread responses, and the number
 of connections.
 
-With httptools, uvicorn itself has only one of these limits: the total number of connections. The
-class here is uvicorn's protocol with all of them.
+With httptools, uvicorn itself limits only the total number of connections. The class in this module
+is uvicorn's protocol with all of these limits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_PIPELINED = 16
 #: have, and a number of seconds.
 UNREAD_BYTES = 32 * 2**20
 UNREAD_SECONDS = 30.0
-#: A client that reads fewer bytes of its response than this, in this many seconds, is disconnected.
+#: A client that reads fewer bytes of its response than this in this many seconds is disconnected.
 SEND_SECONDS = 60.0
 LEAST_SENT = 32 * 2**10
 #: The maximum number of connections of one process. Above it, the service closes an idle

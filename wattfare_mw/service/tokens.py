@@ -30,8 +30,8 @@ class Session(msgspec.Struct, frozen=True):
         app_id: the app.
         user_id: the app's own id of the user.
         limit: the cap that the app asked for, in nano-dollars; None for no cap.
-        epoch: how often the connection had been revoked when the token was created. A token from an
-            earlier epoch cannot connect.
+        epoch: how many times the connection had been revoked when the token was created. A token
+            from an earlier epoch cannot connect.
         account_label: the name of the user's account at the app, for the approval page.
     """
 

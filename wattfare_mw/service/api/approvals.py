@@ -75,8 +75,8 @@ async def create_approval(request: Request) -> Response:
     page = page_origin(request)
     if page != origin and (page is not None or session is None):
         raise invalid_request(
-            f"returnUrl has the origin {origin}, but it must have the origin of the page that"
-            " sends this request.",
+            f"returnUrl has the origin {origin}. It must have the origin of the page that sends"
+            " this request.",
             403,
         )
     if session is not None:

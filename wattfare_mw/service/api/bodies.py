@@ -46,7 +46,7 @@ async def read_json(request: Request, shape: type[T], *, empty: T | None = None)
             chunks, the headers do not show whether the body is empty.
 
     Raises:
-        WattfareError: ``invalid_request``; the message says what is wrong, and where.
+        WattfareError: ``invalid_request``; the message names the field and the problem.
     """
     headers = headers_of(request.scope)
     receiving.check_length(headers.first("content-length"), MAX_BODY_BYTES)

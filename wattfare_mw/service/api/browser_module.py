@@ -15,8 +15,8 @@ from .framing import allow_caching
 #: How long a browser may cache the redirect to the current version, in seconds.
 REDIRECT_SECONDS = 300
 _HEADERS = {
-    # A page of another origin needs these headers for `integrity`, and a page with `require-corp`,
-    # too.
+    # A page of another origin needs these headers for `integrity`. A page with `require-corp` needs
+    # them, too.
     "access-control-allow-origin": "*",
     "cross-origin-resource-policy": "cross-origin",
     "x-content-type-options": "nosniff",

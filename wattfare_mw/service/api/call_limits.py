@@ -10,8 +10,8 @@ from ...calls_at_once import CallsAtOnce
 class CallLimits:
     """Counts the inference calls of this process.
 
-    Each process counts only its own calls. So counting needs no query, and can come before the body
-    is read. The counts of a process that dies do not need to be corrected.
+    Each process counts only its own calls. So counting needs no query, and a call is counted before
+    its body is read. If a process dies, no count needs to be corrected.
 
     Args:
         per_user: the maximum number of running calls of one user at one app. A grant counts like a

@@ -26,7 +26,7 @@ _RESERVED = RESERVED_HEADER.encode()
 
 
 class ChatCompletions:
-    """The route. It is an ASGI app, because it must detect that the client leaves."""
+    """The route. It is an ASGI app, because it must detect that the client disconnects."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read one request, and run its call."""
@@ -81,7 +81,7 @@ class ChatCompletions:
                     key=key,
                 )
                 report.model, report.stream = request.model, request.stream
-                del body, request  # free the memory, as the job does later
+                del body, request  # free the memory, as the job also does later
                 output = ASGIOutput(send, lambda: _headers(job), state.heartbeats)
                 try:
                     await state.runner.run(

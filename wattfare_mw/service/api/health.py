@@ -1,4 +1,4 @@
-"""The health check. It writes to the database, because a full disk can still be read."""
+"""The health check. It writes to the database, because reads still succeed on a full disk."""
 
 from __future__ import annotations
 

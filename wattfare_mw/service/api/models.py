@@ -20,8 +20,8 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """One model, as in the list. Its id may have slashes, and may be an alias or another name under
-    which a call can name the model."""
+    """One model, as in the list. Its id may have slashes, and may be an alias, or any other name
+    that a call can use for the model."""
     name: str = request.path_params["model"]
     listing = await _listing(request)
     state = state_of(request)

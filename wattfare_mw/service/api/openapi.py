@@ -374,12 +374,12 @@ _ERROR: Json = {
                 "neededUsd": {
                     "type": "number",
                     "minimum": 0,
-                    "description": "The least that the call needs, in USD.",
+                    "description": "The minimum amount that the call needs, in USD.",
                 },
                 "remainingUsd": {
                     "type": "number",
                     "minimum": 0,
-                    "description": "What the budget has left for the call, in USD.",
+                    "description": "The amount that is left for the call, in USD.",
                 },
                 "resetsAt": {
                     "type": "integer",
@@ -465,7 +465,7 @@ _TEXT: Json = {
     ]
 }
 
-# The names come from the table of allowed fields, which describes their values more exactly.
+# The names come from the table of allowed fields, which has exact rules for their values.
 _CHAT: Json = {
     "type": "object",
     "description": "The fields that the service accepts. Its documentation describes the cost of"

@@ -1,4 +1,4 @@
-"""Reads the headers and the query of a request, which say who pays and how to make the call."""
+"""Reads the headers and the query of a request, which say who pays and how the call is made."""
 
 from __future__ import annotations
 

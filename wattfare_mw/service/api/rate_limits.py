@@ -41,7 +41,7 @@ MINUTE = 60
 DAY = 24 * 3600
 #: The maximum number of counters of one kind in memory. Above it, the oldest is removed.
 MAX_COUNTERS = 100_000
-#: One address may use one part in this many of the grants' ceiling in a day.
+#: In a day, one address may use the grants' ceiling divided by this number.
 GRANT_SHARE = 4
 
 
@@ -50,7 +50,7 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         what: the kind of request, in the plural.
-        whose: what ``most`` limits: a user or an address.
+        whose: whom ``most`` limits: a user or an address.
         most: the limit of one user or address; None for no limit.
         fair: how many of these requests count only against the app's limit.
         app: the limit of one app; None for no limit.
@@ -125,7 +125,7 @@ def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
         if rate.app is not None and mine > rate.fair:
             counter = _Count(rate.by_busy, (app_id,))
             if (yield counter) > rate.app // 2:
-                what = f"{rate.what} a minute for all users of this app with many requests"
+                what = f"{rate.what} a minute for all busy users of this app together"
                 raise _too_many(rate.app // 2, what, (yield _Ends(counter)))
     if rate.app is not None:
         counter = _Count(rate.by_app, (app_id,))

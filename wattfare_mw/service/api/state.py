@@ -54,5 +54,5 @@ class ServiceState(msgspec.Struct, frozen=True):
 
 
 def state_of(request: Request) -> ServiceState:
-    """The state of the service that this request came to."""
+    """The state of the service that received this request."""
     return request.app.state.service

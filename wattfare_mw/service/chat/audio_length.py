@@ -34,7 +34,7 @@ def _wav(data: bytes) -> float | None:
         return None
     if data.find(b"fmt ", place + 4) >= 0:
         return None  # decoders differ in which of two formats they use
-    # # All bytes after the format and the header of the sound: some decoders play beyond the length
+    # All bytes after the format and the header of the sound: some decoders play beyond the length
     # in the file.
     return max(len(data) - place - 32, 0) / (frame * rate)
 

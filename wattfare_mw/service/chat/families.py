@@ -4,8 +4,8 @@ Models that count in the same way are a family, which has one row. The comment o
 source. For a model without a row, the most expensive rows count. The table ``[media]`` in the
 ``--config`` file has the operator's own rows, which come first.
 
-Each rule gives an upper bound. Turning an image by 90 degrees does not change its bound, because a
-file can say that its image is turned.
+Each rule gives an upper bound. Rotating an image by 90 degrees does not change its bound, because a
+file can say that its image is rotated.
 """
 
 from __future__ import annotations

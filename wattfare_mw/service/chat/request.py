@@ -22,7 +22,7 @@ DEFAULT_MAX_TOKENS = 8192
 #: If the budget does not cover the client's token limit, the limit is lowered, but never below
 #: this.
 FLOOR_TOKENS = 16
-#: The largest accepted token limit. No model generates so many tokens.
+#: The largest accepted token limit. No model generates this many tokens.
 MAX_TOKENS = 10_000_000
 
 #: The maximum number of models in a request.
@@ -208,7 +208,7 @@ def _text_part(part: object) -> str:
     if kind in _UNREAD:
         return ""
     if kind not in _READ or not isinstance(text, str):
-        raise invalid_request("This model reads parts of type `text` only.")
+        raise invalid_request("This model reads only parts of type `text`.")
     return text
 
 

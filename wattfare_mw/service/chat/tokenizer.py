@@ -2,8 +2,8 @@
 ``wattfare-mw[tokenizer]``.
 
 The extra's package includes the vocabularies, so nothing is downloaded. A count is a bound only for
-models with exactly this tokenizer, because another tokenizer can give many times as many tokens for
-the same text. Other models use the bound of :mod:`.prompt_bound`.
+models with exactly this tokenizer, because another tokenizer can produce many times more tokens
+from the same text. Other models use the bound of :mod:`.prompt_bound`.
 
 Each text is counted separately, and the rest of the request is counted as JSON. OpenAI's models
 read tools as TypeScript, which has fewer tokens than JSON.

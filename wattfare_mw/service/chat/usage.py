@@ -37,7 +37,7 @@ class TokenCounts(msgspec.Struct, frozen=True):
         cache_read, cache_write, cache_write_1h, audio, audio_cache_read, image: parts of the
             prompt. They do not overlap.
         reasoning, audio_output, image_output: parts of the answer. They do not overlap.
-        searches: how often the provider searched the web for the answer.
+        searches: the number of web searches that the provider made for the answer.
         images: the number of images in the request. Reports do not have it, so
             :class:`.meter.Meter` sets it.
     """

@@ -55,12 +55,12 @@ class LeaseKeeper:
                     await self._runner.renew()
             except (WattfareError, TimeoutError) as error:
                 if not gone:
-                    log.error("the lease is not renewed: %s", describe(error))
+                    log.error("could not renew the lease: %s", describe(error))
                 gone = True
                 with suppress(WattfareError):
                     self._runner.check_lease()
             except Exception:
-                log.exception("the lease is not renewed")
+                log.exception("could not renew the lease")
             else:
                 if gone:
                     log.warning("the lease is renewed again")
@@ -81,4 +81,4 @@ class LeaseKeeper:
         if swept:
             log.warning("%d calls of dead processes were settled", swept)
         if asked:
-            log.warning("the upstream is asked about %d streams of dead processes", asked)
+            log.warning("asking the upstream for the cost of %d streams of dead processes", asked)

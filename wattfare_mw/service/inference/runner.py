@@ -162,7 +162,7 @@ class CallRunner:
         true_costs: asks the provider for the cost of streams that were not read to their end. None
             if the provider keeps no records.
         keys: the keys of payers. None if payers cannot have keys.
-        needs_funding: True to refuse calls without a payer's key.
+        needs_funding: True to refuse calls that no payer's key pays for.
         detached_seconds: how long a call may continue without its client, in seconds.
         overrun: called with the cost of a stream beyond its reservation, in nano-dollars, if a
             provider's record shows it. If an answer shows it, the job counts it.
@@ -547,7 +547,7 @@ class CallRunner:
                 )
             return None
         if self._keys is None:
-            raise WattfareFundingError("The service does not have the key of this funding.")
+            raise WattfareFundingError("The service cannot read the keys of payers.")
         return await self._keys.credential(funding_id)
 
     async def _refused(self, funding_id: str) -> None:

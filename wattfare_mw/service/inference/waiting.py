@@ -30,7 +30,7 @@ class Place:
         return self._queue[0] is self
 
     def wake(self) -> None:
-        """Wake this call, because budget may be available, or it may now be the first."""
+        """Wake this call. Budget may be available, or the call may now be first in the queue."""
         self._woken.set()
 
     def clear(self) -> None:

@@ -206,7 +206,7 @@ def change_funding(sql: Sql, app_id: str, user_id: str, payer_id: str, funding: 
 def revoke(
     sql: Sql, app_id: str, user_id: str, now: datetime, *, payer_id: str | None = None
 ) -> bool:
-    """Revoke a connection. Its bills stay. Returns False if there is no connection.
+    """Revoke a connection. Its bills stay. Returns False if there is no such connection.
 
     Args:
         payer_id: only if it is this payer's; None: any payer's.

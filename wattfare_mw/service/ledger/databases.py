@@ -79,7 +79,7 @@ def backend_of(url: str) -> str:
             for name in make_url(url).query:
                 if name not in _SQLITE_PARAMETERS:
                     raise invalid_request(
-                        f"The database's URL has a parameter that is not supported: {name[:64]!r}."
+                        f"The database's URL has an unsupported parameter: {name[:64]!r}."
                     )
             return "sqlite"
     raise invalid_request(

@@ -51,7 +51,7 @@ def check(connection: Connection) -> None:
     current = _current(connection)
     if current == _versions().newest:
         return
-    said = "is of an older version" if current else "has no tables yet"
+    said = "has an older version" if current else "has no tables yet"
     raise invalid_request(f"The database {said}: run `wattfare migrate --database …` first.")
 
 
@@ -86,6 +86,6 @@ def _current(connection: Connection) -> frozenset[str]:
 def unknown_version(current: Collection[str]) -> WattfareError:
     """The error for a database of a newer version of this package."""
     return invalid_request(
-        f"The database is of version {', '.join(sorted(current))}, "
-        "which this version of wattfare-mw does not know. Type: pip install --upgrade wattfare-mw"
+        f"The database has version {', '.join(sorted(current))}, which this version of wattfare-mw "
+        "does not know. Type: pip install --upgrade wattfare-mw"
     )

@@ -18,7 +18,7 @@ from .clock import seconds
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """Whose running calls must be stopped.
+    """The users, grants and funding whose running calls must be stopped.
 
     Attributes:
         accounts: pairs of an app's id and a user's id.
@@ -51,8 +51,8 @@ def change_connection(
         is_fresh: True if the payer has signed in recently. Otherwise, the cap cannot be raised, and
             the funding cannot be changed.
 
-    Returns: ``ended`` if the payer does not have this connection, or no longer has it. In this
-    case, and if a fresh sign-in is needed, nothing has changed.
+    Returns: ``ended`` if the payer does not have this connection, or no longer has it. Nothing has
+    changed in this case, and if a fresh sign-in is needed.
 
     Raises:
         WattfareFundingError: the payer has no such funding, or it is not valid.

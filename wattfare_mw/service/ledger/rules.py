@@ -107,8 +107,8 @@ def is_funding_valid(funding_id: str | None, state: str | None) -> bool:
 
 
 def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
-    """True if a call with this funding counts towards the ceilings of its app and of all apps. This
-    is so if the operator pays and one of these ceilings is set. A call counts in both totals or in
+    """True if a call with this funding counts towards the ceilings of its app and of all apps. It
+    counts if the operator pays and one of these ceilings is set. A call counts in both totals or in
     neither."""
     has_ceiling = terms.app_ceiling is not None or terms.total_ceiling is not None
     return has_ceiling and operator_pays(funding_id, terms)

@@ -109,13 +109,12 @@ class Store(ABC):
 
         Args:
             cap: in nano-dollars; None for no cap.
-            epoch: connect only if the connection has been revoked exactly this number of times;
-                None connects in any case.
+            epoch: the number of times that the connection must have been revoked; None accepts any.
             payer_id: the person whose budget it is; ``""`` for none.
-            funding_id: what the payer pays with; None for the operator's key.
-            label: the account's label, which the payer sees; None leaves it as it is.
+            funding_id: the funding that pays; None for the operator's key.
+            label: the account's label, which the payer sees; None does not change it.
 
-        Returns: False if it was revoked after that. Then nothing has changed.
+        Returns: False if the connection has been revoked again. Then nothing has changed.
 
         Raises:
             WattfareFundingError: the payer has no such funding, or it is not valid.
@@ -148,10 +147,9 @@ class Store(ABC):
 
         Args:
             cap: in nano-dollars; None for no cap.
-            epoch: only if the connection has been revoked exactly this number of times; None: in
-                any case.
-            payer_id: only if this payer pays; None: any payer.
-            only_lower: never raise the cap.
+            epoch: the number of times that the connection must have been revoked; None accepts any.
+            payer_id: the payer of the connection; None accepts any.
+            only_lower: True to ignore a higher cap.
 
         Returns: False if there is no such connection.
         """
@@ -169,21 +167,22 @@ class Store(ABC):
         )
 
     async def epoch(self, app_id: str, user_id: str) -> int:
-        """How often this user's connection has been revoked."""
+        """How many times this user's connection has been revoked."""
         connection, _ = await self.account(app_id, user_id)
         return 0 if connection is None else connection.revocations
 
     @abstractmethod
     async def revoke(self, app_id: str, user_id: str, *, payer_id: str | None = None) -> bool:
-        """Revoke a connection, if this payer pays (None: any payer). Returns False if there is
-        none.
+        """Revoke a connection of this payer, or of any payer if None. Returns False if there is no
+        such connection.
 
         This is as fast as the statements of a call, because streams continue until it is done."""
 
     async def revoke_grant(
         self, app_id: str, token_hash: str, *, payer_id: str | None = None
     ) -> bool:
-        """Revoke a grant, if this payer pays (None: any payer). Returns False if there is none."""
+        """Revoke a grant of this payer, or of any payer if None. Returns False if there is no such
+        grant."""
         return await self.transact(
             lambda sql: accounts.revoke_grant(sql, app_id, token_hash, payer_id=payer_id)
         )
@@ -293,8 +292,8 @@ class Store(ABC):
         return swept
 
     async def take_over(self) -> list[OrphanedStream]:
-        """Hold some streams whose process has died, and whose true cost the provider can tell. This
-        process must settle them. If it dies, another one takes them over."""
+        """Hold some streams whose process has died, and whose true cost the provider can report.
+        This process must settle them. If it dies, another one takes them over."""
         holder = self._holder
         if holder is None:
             return []
@@ -311,7 +310,7 @@ class Store(ABC):
     # -- the database itself
 
     async def check_writable(self) -> None:
-        """Write a small row. Raises a 503 if the database does not take it, as on a full disk."""
+        """Write a small row. Raises a 503 if the database does not accept it, as on a full disk."""
         try:
             await self.transact(lambda sql: accounts.note_health(sql, self._now(sql)))
         except WattfareError as error:

@@ -18,8 +18,8 @@ class Spent(msgspec.Struct, frozen=True):
     Attributes:
         user_id: None for the grants.
         calls: calls of the month that have ended, including those that cost nothing.
-        month: billed for the calls of the month, in nano-dollars.
-        total: billed for all calls, in nano-dollars.
+        month: the amount billed for the calls of the month, in nano-dollars.
+        total: the amount billed for all calls, in nano-dollars.
     """
 
     user_id: str | None

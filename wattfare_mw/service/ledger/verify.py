@@ -61,7 +61,7 @@ def _wrong_corrections(sql: Sql) -> list[str]:
         .order_by(first.c.id)
     )
     return [
-        f"call {reservation_id}: {total} billed in all, of {reserved} reserved"
+        f"call {reservation_id}: {total} billed in total, {reserved} reserved"
         for reservation_id, total, reserved in wrong
     ]
 

@@ -191,7 +191,7 @@ class _Parameters:
             special(self, name, value)
         elif name not in _WITHOUT_EFFECT:
             raise invalid_request(
-                f"The database's URL has a parameter that is not supported: {name[:64]!r}."
+                f"The database's URL has an unsupported parameter: {name[:64]!r}."
             )
 
     def bind_channel(self) -> None:

@@ -17,8 +17,8 @@ _ONCE = sa.text("corrects IS NULL")
 def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     if not on_sqlite:
-        # In the order of the statements of a running service. Otherwise, a call and this migration
-        # could wait for each other.
+        # Lock the tables in the same order as the statements of a running service, to avoid a
+        # deadlock.
         op.execute("LOCK TABLE connections IN EXCLUSIVE MODE")
         op.execute("LOCK TABLE holders, ledger IN ACCESS EXCLUSIVE MODE")
     op.add_column("holders", sa.Column("boot", sa.String(64), nullable=False, server_default=""))

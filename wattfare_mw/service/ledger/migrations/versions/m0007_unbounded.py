@@ -24,5 +24,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # If its process died, an older version would bill such a call all that it holds.
+    # If the process died, an older version would bill the whole reservation of such a call.
     raise NotImplementedError

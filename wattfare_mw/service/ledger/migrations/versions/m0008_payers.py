@@ -16,7 +16,7 @@ branch_labels = None
 depends_on = None
 
 _OF_A_PAYER = sa.text("payer_id <> ''")
-#: Those of the older versions call the new ones.
+#: The functions of older versions call the new ones.
 _FUNCTIONS = (
     "reserve",
     "settle",
@@ -31,7 +31,7 @@ _FUNCTIONS = (
 def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     if not on_sqlite:
-        # In the order of the calls of a running service.
+        # Lock the tables in the same order as the calls of a running service, to avoid a deadlock.
         op.execute("LOCK TABLE connections, grants IN ACCESS EXCLUSIVE MODE")
         op.execute("LOCK TABLE holders, reservations, totals, ledger IN ACCESS EXCLUSIVE MODE")
     op.add_column("apps", sa.Column("other_secret_hash", sa.String(64)))
