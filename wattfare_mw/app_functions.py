@@ -85,8 +85,8 @@ GEVENT_THREADS = 40
 
 class _Outcome:
     """What an async function did in one of gevent's threads. gevent copies an exception between its
-    threads, and hangs if its traceback is very long, as that of a RecursionError. It also prints
-    it."""
+    threads. It hangs if the traceback is very long, such as that of a RecursionError. It also
+    prints the traceback."""
 
     def __init__(self, awaitable: Awaitable[Any]) -> None:
         self._result: Any = None

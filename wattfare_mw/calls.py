@@ -59,13 +59,13 @@ Message = Mapping[str, Any]
 
 
 class Timeout(msgspec.Struct, frozen=True):
-    """How long to wait, in seconds. None waits forever.
+    """How long to wait, in seconds. None means no limit.
 
     Args:
         connect: for a new connection.
         read: for an answer to ``status``, ``create_session`` and ``models``.
         inference: for each pause in the answer to an inference call. The pause before the first
-            token can take minutes. The whole answer has no time limit.
+            token can last minutes. The whole answer has no time limit.
     """
 
     connect: float | None = 5.0
@@ -253,7 +253,7 @@ def _as_it_is(_status: int, body: bytes) -> bytes:
     return body
 
 
-# -- making the calls: the commands of a flow to its driver
+# -- the commands of a flow
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -283,7 +283,7 @@ _ALWAYS = {
 
 
 class _Known:
-    """What a client knows about its service."""
+    """Facts that a client has learned about its service."""
 
     #: False if the service refuses account labels.
     labels = True

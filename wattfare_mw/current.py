@@ -155,7 +155,7 @@ class CurrentRequest:
         return driver
 
     def user_id(self) -> str:
-        """The user's id. The first caller calls ``resolve_user``, and other callers wait for its
+        """The user's id. The first caller runs ``resolve_user``, and other callers wait for its
         result.
 
         Raises:
@@ -192,7 +192,8 @@ class CurrentRequest:
             if asked is not None:
                 return asked, False
             asked = self._user_id = Future()
-            # So the cancellation of one waiting task does not cancel the future for the others.
+            # Mark the future as running, so that the cancellation of one waiting task does not
+            # cancel it for the others.
             asked.set_running_or_notify_cancel()
             return asked, True
 

@@ -53,7 +53,7 @@ _NO_SHORTFALL = Shortfall()
 
 
 class WattfareError(Exception):
-    """The base of all Wattfare errors. Each subclass calls for a different reaction of the app.
+    """The base of all Wattfare errors. Each subclass needs a different reaction of the app.
 
     Attributes:
         code: the protocol's code, such as ``"budget_exceeded"``.
@@ -472,8 +472,8 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 def retry_after_in(headers: Mapping[str, str]) -> float | None:
-    """The seconds to wait, from the headers of an answer. The names are in lower case, or the
-    mapping ignores case."""
+    """The seconds to wait, from the headers of an answer. The names must be in lower case, unless
+    the mapping ignores case."""
     milliseconds = _number(headers.get("retry-after-ms") or "")
     # OpenAI's own header is more exact.
     exact = None if milliseconds is None else _up_to_a_day(milliseconds / 1000)

@@ -1,4 +1,4 @@
-"""Private: flows. A flow is a rule that needs I/O, written as a generator. It yields commands,
+"""Private: flows. A flow is a procedure that needs I/O, written as a generator. It yields commands,
 receives their results, and returns its decision. A flow does no I/O itself, so sync and async code
 share it. :func:`run` or :func:`run_async` carries out its commands."""
 

@@ -26,7 +26,7 @@ from .errors import WattfareError
 
 #: The maximum length of an error's text in a traceback, in characters.
 MAX_ERROR = 1000
-#: The maximum number of logged errors in a chain, and of logged code positions for each error.
+#: The maximum number of logged errors in a chain, and of code positions for each error.
 MAX_CHAIN = 8
 MAX_PLACES = 6
 

@@ -174,7 +174,7 @@ def check_origins(origins: Iterable[str]) -> Collection[str]:
 
 
 def fault_in(origin: str) -> str | None:
-    """What is wrong with an origin, as the end of a sentence. None if it is valid."""
+    """The end of a sentence that says what is wrong with an origin. None if the origin is valid."""
     if "*" in origin:
         return "is a wildcard: list each origin"
     if origin == "null":

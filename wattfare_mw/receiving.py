@@ -16,7 +16,7 @@ from .offload import LARGE_BODY
 from .transport.base import LoopPool
 from .transport.idle import NEVER, IdleTimer, IdleWait
 
-#: How long a call runs before the check whether its client has left begins, in seconds. The check
+#: How long a call runs before the check for a disconnected client starts, in seconds. The check
 #: needs a task, and a fast answer does not need the check.
 WATCH_AFTER = 0.1
 #: How long a body may take to arrive, in seconds: a base time, plus one second for each
@@ -65,12 +65,12 @@ class BodyWait(IdleWait):
         self._task = asyncio.current_task()
 
     def begin(self) -> None:
-        """The body is expected from now on."""
+        """Start the timer of the body."""
         # Its timer has a shorter limit, so the wait begins later.
         self.since = self.now() + BODY_SECONDS - WATCH_AFTER
 
     def received(self, size: int) -> None:
-        """This many bytes have arrived."""
+        """Record that this many bytes have arrived."""
         since = self.since + size / BODY_BYTES_PER_SECOND
         self.begin()
         self.since = min(since, self.since)

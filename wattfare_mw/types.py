@@ -23,7 +23,7 @@ UserId = str | int | UUID
 
 #: The prefix of each path of the protocol.
 API_PREFIX = "/api/v1"
-#: The header with the user who pays (our choice, because the public documents name none).
+#: The header with the user who pays (our choice, because the public documents do not name it).
 USER_HEADER = "x-wattfare-user"
 #: The header with the grant that pays (our choice).
 GRANT_HEADER = "x-wattfare-grant"

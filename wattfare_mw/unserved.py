@@ -56,7 +56,7 @@ def _advice(base: str, tail: str) -> str | None:
     if tail.startswith(f"{_COMPLETIONS}/"):
         return "Chat completions are not stored here, so they cannot be listed or read."
     if first == "v1" and rest:
-        # The client has added `v1`, or its base URL has it twice.
+        # The client has added `v1`, or its base URL has `v1` twice.
         if rest == _COMPLETIONS or rest.partition("/")[0] == "models":
             return f"Use {base}/{rest[:64]}: the base URL of an OpenAI client is {base}."
         return _advice(base, rest)

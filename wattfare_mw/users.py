@@ -32,7 +32,7 @@ _NO_USERS = frozenset(
 #: The endings of such a text after a prefix of the app, as from ``f"user:{user_id}"``. Only
 #: Python's texts can occur in this form. An id such as "alice-null" is valid.
 _NO_USER_AT_END = ("None", "AnonymousUser")
-#: Matches the ``str(…)`` of an object that defines none. It may be an anonymous user.
+#: Matches the ``str(…)`` of an object whose class has no ``__str__``. It may be an anonymous user.
 _OBJECT = re.compile(
     r"<.*( at 0x[0-9A-Fa-f]+|Anonymous).*>|<[a-z -]*(class|function|method) .*>", re.DOTALL
 )
@@ -75,8 +75,8 @@ def user_id_of(resolved: object) -> str:
         resolved: a string, an int or a UUID; None if the client is not signed in.
 
     Raises:
-        NotSignedInError: it is None.
-        AppError: it has another type, or it is the text of a missing user.
+        NotSignedInError: ``resolved`` is None.
+        AppError: ``resolved`` has another type, or it is the text of a missing user.
     """
     if resolved is None:
         raise NotSignedInError

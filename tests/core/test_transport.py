@@ -1,5 +1,5 @@
-"""What every HTTP client must do for us. Each test runs on each client, with real requests and real
-failures."""
+"""The behavior that we need from each HTTP client. Each test runs on each client, with real
+requests and real failures."""
 
 from __future__ import annotations
 
@@ -632,7 +632,7 @@ def test_threads_share_one_pool(kind: Kind, wire: Wire) -> None:
 
 
 def test_concurrent_threads_create_one_client() -> None:
-    # Two threads that get in together would meet here.
+    # Two threads that enter at the same time would meet here.
     meeting = threading.Barrier(2)
     made: list[object] = []
 
@@ -672,7 +672,7 @@ def test_each_event_loop_has_its_own_connections_which_end_with_it(kind: Kind, w
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forked_worker_creates_its_own_connections(kind: Kind, wire: Wire) -> None:
     if kind.whose == "injected":
-        pytest.skip("an injected client is the app's to divide")
+        pytest.skip("the app must create an injected client in each process")
     wire.always = (json_answer(STATUS),)
     with driving(kind, wire.url) as driver:
         driver.status()
@@ -701,7 +701,8 @@ def test_forked_worker_creates_its_own_connections(kind: Kind, wire: Wire) -> No
 
 
 def takes_the_environment(kind: Kind) -> dict[str, Any] | None:
-    """How a client of this kind is told to read the environment; httpx does by itself."""
+    """The options with which a client of this kind reads the environment. httpx reads it by
+    default."""
     return {"trust_env": True} if kind.library == "aiohttp" and kind.whose != "own" else None
 
 
@@ -717,7 +718,7 @@ def test_proxy_of_the_environment_is_used(
 ) -> None:
     http = takes_the_environment(kind)
     if http and (not scheme or variable.lower() == "all_proxy"):
-        pytest.skip("aiohttp itself knows neither; the session is the app's")
+        pytest.skip("aiohttp itself supports neither variable, and the session is the app's")
     monkeypatch.setenv(variable, f"{scheme}127.0.0.1:{wire.port}")
     wire.then(json_answer(STATUS))
     driver = drive(f"http://service-{variable}{len(scheme)}.invalid".lower(), http=http)
@@ -818,7 +819,7 @@ def test_certificates_of_the_environment_are_used(
     else:
         monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     if kind.library == "aiohttp" and kind.whose != "own":
-        pytest.skip("the connector of an app's session has read its certificates long before")
+        pytest.skip("the app's session has already read its certificates")
     secure_wire.then(json_answer(STATUS)).then(streamed(delta("Hi")))
     driver = drive(secure_wire.url, http=None if kind.whose == "own" else {"verify": True})
     assert driver.status().connected

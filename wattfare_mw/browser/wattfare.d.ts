@@ -1,7 +1,7 @@
 /** Amounts are in USD. */
 export interface ConnectionStatus {
   connected: boolean;
-  /** The caps in force; `null` if no budget is connected. `monthlyUsd: null` is no cap. */
+  /** The caps in force; `null` if no budget is connected. `monthlyUsd: null` means no cap. */
   limits: { monthlyUsd: number | null } | null;
   /** The amount billed in this UTC month. */
   usage: { monthlyUsd: number };
@@ -31,7 +31,7 @@ export interface WattfareOptions {
   session: string | (() => Session | string | Promise<Session | string>);
   /** The service's address. Default: `https://wattfare.com`. */
   baseURL?: string;
-  /** The URL for approvals, instead of the service's. The id is added to it. */
+  /** The URL of your own approval page. The approval's id is appended. Default: the service's. */
   consentURL?: string;
   /**
    * The page of this origin to which a popup returns. It loads this module. Default: the page
@@ -85,7 +85,7 @@ export interface Wattfare {
     grant: { requests: number; maxUsd?: number },
     options?: ApprovalOptions,
   ): Promise<GrantResult | null>;
-  /** The browser's `fetch`. When the answer has ended, the elements refresh. */
+  /** Calls the browser's `fetch`. When the answer has ended, the elements refresh. */
   fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
   /** The result of a redirect that ended on this page; `null` if there was none. */
   readonly returned: Promise<ConnectionStatus | GrantResult | null>;
@@ -93,7 +93,7 @@ export interface Wattfare {
   readonly state: WattfareState | undefined;
   /** The service's page for budgets, from the last error. */
   readonly manageUrl: string | undefined;
-  /** Calls `watcher` with each status or error from now on. Returns a function that ends it. */
+  /** Calls `watcher` with each new status or error. Returns a function that stops this. */
   watch(
     watcher: (status: ConnectionStatus | undefined, error?: WattfareError) => void,
   ): () => void;
@@ -101,7 +101,7 @@ export interface Wattfare {
 
 export function createWattfare(options: WattfareOptions): Wattfare;
 
-/** What the elements show for a status. */
+/** The state that the elements show for a status. */
 export function stateOf(status: ConnectionStatus): WattfareState;
 
 /** The texts of the elements. Change them before the elements are shown. */
@@ -111,7 +111,7 @@ export const labels: Record<
 
 /** `<wattfare-button>` and `<wattfare-budget>`. */
 export interface WattfareElement extends HTMLElement {
-  /** The client. By default the one of the element's attributes, or the last one of this page. */
+  /** The client. Default: from the element's attributes, or the last client of this page. */
   wattfare: Wattfare | undefined;
 }
 

@@ -1,5 +1,5 @@
 // Wattfare in the browser: a person connects their own AI budget to this app.
-// docs/browser.md says how to use it, wattfare.d.ts describes each part.
+// docs/browser.md says how to use it. wattfare.d.ts describes each part.
 
 const REFRESH = "wattfare:refresh";
 const ANSWER = ["approval", "code", "denied"]; // what the service adds to a return URL
@@ -61,7 +61,7 @@ function tokenSource(session) {
     if (typeof fresh !== "string" || !fresh) throw new WattfareError("auth", "No session token");
     try {
       end = JSON.parse(atob(fresh.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
-    } catch { /* of another form: a 401 shows its end */ }
+    } catch { /* not a JWT: a 401 shows that it expired */ }
     end = (got.expiresAt ?? end ?? Infinity) * 1000 - 30_000;
     return (kept = fresh);
   }
@@ -109,7 +109,7 @@ function arrive() {
     arrived = { approval, code, denied, ...kept };
     return;
   }
-  // Another page of this origin asked. It may sleep: repeat until it answers.
+  // Another page of this origin asked. It may be paused: repeat until it answers.
   const line = new BroadcastChannel("wattfare");
   const tell = () => line.postMessage({ approval, code, denied });
   const repeat = setInterval(tell, 500);
@@ -158,7 +158,7 @@ export function createWattfare({
   }
 
   function show(status, error) {
-    if (current?.connected && status && !status.connected) token.drop(); // it connects nothing
+    if (current?.connected && status && !status.connected) token.drop(); // a revoked token cannot connect
     current = status ?? current;
     for (const watcher of watchers) watcher(status, error);
     return status;
@@ -196,13 +196,13 @@ export function createWattfare({
     const { id, secret, url } = await begin(isGrant, wish, location);
     sessionStorage.setItem(storageKey(id), JSON.stringify({ isGrant, secret, publishableKey }));
     location.assign(url);
-    // The page is left, unless the person comes back in its history.
+    // The browser leaves this page. Resolve if the person comes back.
     return new Promise((resolve) => {
       window.addEventListener("pageshow", () => resolve(declined(isGrant)), { once: true });
     });
   }
 
-  // Nothing is awaited before this: a browser opens a window only within a click.
+  // Await nothing before this: a browser opens a window only during a click.
   function openPopup(flow) {
     const popup = window.open("about:blank", "", "popup,width=480,height=760");
     if (!popup) throw new WattfareError("popup_blocked", "The browser blocked the window");
@@ -240,7 +240,7 @@ export function createWattfare({
       const isLeft = async () =>
         !(await request("POST", `/approvals/${id}/state`, { secret }, isGrant)).open;
       stop = watchPopup(flow, expiresAt, isLeft, gone);
-      // It outlives `gone`: the person may still allow.
+      // Keep listening after `gone`: the person may still allow.
       waiting.set(id, async ({ code, denied }) => {
         if (over || flow.busy) return over;
         flow.busy = true;
@@ -248,7 +248,7 @@ export function createWattfare({
           resolve(denied ? declined(isGrant) : await redeem(isGrant, id, code, secret));
           over = true;
         } catch (error) {
-          // A forged return. The true code may still come.
+          // The code may be forged. The real one may still come.
           if (/^(invalid_request|rate_limited)$/.test(error.code)) failure = error;
           else reject(error);
         }
@@ -258,13 +258,13 @@ export function createWattfare({
     }).finally(() => stop());
   }
 
-  // `closed` is true of an open window, too, if a page has a Cross-Origin-Opener-Policy. The service
+  // `closed` is true for an open window, too, if a page has a Cross-Origin-Opener-Policy. The service
   // knows whether its page is open. A person who comes back to this page has left the window.
   function watchPopup(flow, expiresAt, isLeft, gone) {
     let back, asked = 0, left = 0;
     const ask = () => isLeft().then((yes) => {
       left = yes ? left + 1 : 0;
-      if (left > 1) gone(); // a page that is reloaded is left for a moment
+      if (left > 1) gone(); // a reload also looks like this for a moment
     }, () => {});
     const look = ({ type, target }) => {
       if ((type === "blur" && target === window) || document.hidden) back = undefined;

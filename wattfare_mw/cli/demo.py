@@ -30,7 +30,7 @@ from ..sse import Splitter, events, is_done
 from .demo_chat import FRAMEWORKS
 
 PROMPT = "I pay for this answer myself and I can see what it costs"
-#: The monthly cap. It pays for exactly three of the answers.
+#: The monthly cap. It pays for exactly three answers.
 CAP_USD = Decimal("0.000120")
 MODEL = "wattfare/echo-slow"
 _PATIENCE = 30.0
@@ -155,7 +155,7 @@ class _Story:
             connected = self._json(answer).get("connected") is True
             self._expect("POST /api/v1/connections (the service's)", connected, "connected")
 
-            self._step("Now the app's model answers, word by word, and the budget falls.")
+            self._step("Now the app's model answers, word by word, and the budget shrinks.")
             self._bar()
             left = CAP_USD
             cost = self._cost()
@@ -163,7 +163,7 @@ class _Story:
                 self._stream()
                 left -= cost
                 shown = self._bar()
-                self._check(shown == left, f"${shown} are left, but it should be ${left}")
+                self._check(shown == left, f"${shown} are left instead of ${left}")
 
             self._step("The next answer would exceed the cap: it is refused, and costs nothing.")
             self._refused("budget_exceeded")
@@ -216,7 +216,7 @@ class _Story:
                     cost = usage.get("cost", cost)
         console.print()
         self._check(done and "".join(words) == PROMPT, "the answer does not repeat the prompt")
-        self._check(cost == self._cost(), f"it cost {cost}, and should cost {self._cost()}")
+        self._check(cost == self._cost(), f"it cost {cost} instead of {self._cost()}")
 
     def _bar(self) -> Decimal:
         answer = self._app.get("/api/wattfare/status")
@@ -243,7 +243,7 @@ class _Story:
             return answer.json()
         except ValueError:
             raise DemoError(
-                f"{self._title}: {answer.url.path} answered {answer.status_code}, and no JSON."
+                f"{self._title}: {answer.url.path} answered {answer.status_code} without JSON."
             ) from None
 
 

@@ -50,9 +50,9 @@ def verify(database: str) -> None:
     type=click.Choice(["jsonl", "csv"]),
     default="jsonl",
     show_default=True,
-    help="JSON lines, or CSV with a header line.",
+    help="The format: JSON lines, or CSV with a header line.",
 )
-@option("--app", "app_id", metavar="ID", help="Only this app's.")
+@option("--app", "app_id", metavar="ID", help="Export only calls of this app.")
 @option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),

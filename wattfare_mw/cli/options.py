@@ -80,7 +80,7 @@ def price_option(description: str) -> Callable[[Any], Any]:
 
 
 def _without_brackets(_ctx: click.Context, _option: click.Parameter, host: str) -> str:
-    """A URL has an IPv6 address in brackets, so people also write it so in an option."""
+    """Remove the brackets of an IPv6 address, because people write it as in a URL."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 

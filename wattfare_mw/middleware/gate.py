@@ -433,8 +433,7 @@ def _media_type(content_type: str | None) -> str:
 
 
 def _beside(inference_path: str) -> str:
-    """The path of the list of models. It is where an OpenAI client that calls ``inference_path``
-    expects it."""
+    """The path of the list of models, next to this path, where an OpenAI client expects it."""
     if inference_path.endswith(_COMPLETIONS):
         return inference_path.removesuffix(_COMPLETIONS) + "/models"
     return inference_path.rpartition("/")[0] + "/models"

@@ -176,7 +176,7 @@ class WattfareWSGIMiddleware(_Base):
                     return read_input(command.limit)
                 announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
-                    command.claim.grow(int(announced))  # the gate has checked its types type
+                    command.claim.grow(int(announced))  # the gate has checked the length
                 body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body

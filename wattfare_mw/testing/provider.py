@@ -35,7 +35,7 @@ class ScriptedProvider:
         return await Echo().models()
 
     def names_of(self, model: str) -> tuple[str, ...]:
-        """The name itself."""
+        """Return the name unchanged."""
         return (model,)
 
     async def prepare(self, request: ChatRequest, request_id: str) -> ScriptedJob:

@@ -31,7 +31,7 @@ _MODEL = "wattfare/spent-by-test"
 
 
 class OfTest(NamedTuple):
-    """The parts of a test that its users use.
+    """The parts of a test that :class:`AppUser` needs.
 
     Attributes:
         server: returns the service. Raises an error after the end of the test.

@@ -80,8 +80,9 @@ def sync_transport(http_client: SyncHTTPClient | None = None) -> Transport:
 
 def async_transport(http_client: AsyncHTTPClient | None = None) -> AsyncTransport:
     """A transport over ``http_client``: an ``httpx.AsyncClient``, an ``httpx2.AsyncClient``, an
-    ``aiohttp.ClientSession``, or a function that makes one. One of these classes itself means our
-    own connections over its library. None means aiohttp if it is installed, else httpx.
+    ``aiohttp.ClientSession``, or a function that creates one. For one of these classes itself, the
+    transport has its own connections over this library. For None, it has its own connections over
+    aiohttp if it is installed, or else over httpx.
 
     Raises:
         TypeError: ``http_client`` is none of these.

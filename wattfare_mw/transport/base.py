@@ -185,19 +185,20 @@ class Failures:
 
     Args:
         failures: the exceptions of a failed request.
-        never_made: the exceptions after which the request cannot have arrived.
+        not_sent: the exceptions after which the request cannot have arrived.
     """
 
-    __slots__ = ("_failures", "_never_made")
+    __slots__ = ("_failures", "_not_sent")
 
     def __init__(
-        self, failures: tuple[type[Exception], ...], never_made: tuple[type[Exception], ...]
+        self, failures: tuple[type[Exception], ...], not_sent: tuple[type[Exception], ...]
     ) -> None:
         self._failures = failures
-        self._never_made = never_made
+        self._not_sent = not_sent
 
     def seen(self, error: BaseException) -> None:
-        """Handle an exception of the library, which the caller then raises again.
+        """Raise our own error in place of a library's exception. For any other exception, return,
+        and the caller raises it again.
 
         Raises:
             WattfareNetworkError: the request failed. Replaces the library's exception.
@@ -207,7 +208,7 @@ class Failures:
         # errors reference the request, or have a proxy's password.
         forget_frames(error)
         if isinstance(error, self._failures):
-            sent = not isinstance(error, self._never_made)
+            sent = not isinstance(error, self._not_sent)
             what = "The connection to Wattfare broke." if sent else "Wattfare could not be reached."
             said = LibraryError(f"{type(error).__name__}: {_USERINFO.sub('://', str(error))}")
             said.kinds = kinds_of(error)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-#: The most bytes before an answer's headers are complete. The last of them may belong to the body.
+#: The maximum number of bytes until an answer's headers are complete. The last of them may belong
+#: to the body.
 MAX_HEAD_BYTES = 2**18
 
 
@@ -40,7 +41,7 @@ class HeadLimit:
         """The timeout of the next read, in seconds.
 
         Raises:
-            httpx.ReadTimeout: the time is over.
+            httpx.ReadTimeout: the time has run out.
         """
         if self._left is None or timeout is None:
             return timeout
@@ -55,7 +56,7 @@ class HeadLimit:
         """Count what was read, and return it.
 
         Raises:
-            httpx.RemoteProtocolError: it is too much.
+            httpx.RemoteProtocolError: too many bytes arrived.
         """
         if self._left is not None:
             self._left -= len(data)
