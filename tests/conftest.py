@@ -149,7 +149,7 @@ def pytest_collection() -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def shared_run(request: pytest.FixtureRequest) -> SharedRun:
-    """What this process shares with the other workers of the run."""
+    """The folder and the servers that all workers of the run share."""
     return request.config.stash[_run]
 
 
@@ -255,10 +255,10 @@ def _quiet_root_logger() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Reports what a machine lacks in one line, not in one for each test that needs it."""
+    """Reports a missing program once, instead of once for each test that needs it."""
     report = yield
     if report.skipped and isinstance(report.longrepr, tuple):
         _, _, reason = report.longrepr
-        if "To have the rest:" in reason:
+        if "To run the rest:" in reason:
             report.longrepr = ("tests", None, reason)
     return report

@@ -132,7 +132,7 @@ def served(app: Any) -> Iterator[Any]:
 
 
 def page(origin: str, *, cookie: bool = False, **more: str) -> dict[str, str]:
-    """What a browser sends for a page of another site."""
+    """The headers that a browser sends for a page of another site."""
     headers = {"origin": origin, "sec-fetch-site": "cross-site", **more}
     return {**headers, "cookie": "session=1"} if cookie else headers
 

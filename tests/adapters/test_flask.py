@@ -76,7 +76,7 @@ def wrapped(options: dict[str, Any], **more: Any) -> flask.Flask:
 
 @pytest.fixture(params=["sync", "async"])
 def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], Any]:
-    """Makes a resolve_user of a function, sync or async."""
+    """Wraps a function as a sync or an async resolve_user."""
 
     def make(function: Callable[[Any], Any]) -> Any:
         if request.param == "sync":

@@ -93,7 +93,7 @@ def app_with(options: dict[str, Any], *handlers: Any, **more: Any) -> Litestar:
 
 @pytest.fixture(params=["sync", "async"])
 def resolving(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], Any]:
-    """Makes a resolve_user of a function, sync or async."""
+    """Wraps a function as a sync or an async resolve_user."""
 
     def make(function: Callable[[Any], Any]) -> Any:
         if request.param == "sync":

@@ -594,7 +594,7 @@ CODES = {
 }
 
 
-#: In these, the answer can still be read: the odd fields contain none of it.
+#: These answers can still be read, because the odd fields have no part of the answer.
 ODD_BUT_READ = {"numbers as text", "true for a number"}
 
 
@@ -927,8 +927,8 @@ def test_timeout_of_the_app_hides_the_key(kind: Kind, wire: Wire, inside: str) -
 
 
 def talkative(kind: Kind, failure: Callable[[], Any]) -> dict[str, Any]:
-    """Options for an HTTP client that fails with the key in a local variable, as libraries do that
-    write the head of a request. ``failure`` may take some time."""
+    """Options for an HTTP client that fails with the key in a local variable. Libraries that write
+    the head of a request fail like this. ``failure`` may take some time."""
 
     async def fail(headers: Any) -> Any:
         sent = " ".join(f"{name}: {value}" for name, value in headers.items())

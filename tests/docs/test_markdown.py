@@ -127,7 +127,7 @@ def test_commands_exist(block: str) -> None:
             case ["export" | "curl" | "git" | "cd" | "echo", *_]:
                 pass  # `curl` is run below
             case _:
-                pytest.fail(f"nobody checks this command: {line}")
+                pytest.fail(f"no test checks this command: {line}")
 
 
 def _check_command(command: click.Command, words: list[str], line: str) -> None:

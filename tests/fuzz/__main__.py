@@ -16,8 +16,8 @@ from fuzz import runner
 def main() -> int:
     """Runs the targets. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__.split("\n")[0])
-    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many, in all")
-    parser.add_argument("--seconds", type=float, help="stop after so long")
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many inputs")
+    parser.add_argument("--seconds", type=float, help="stop after this many seconds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--target", choices=[*runner.TARGETS, runner.API], help="run only this one")
     parser.add_argument("--only", type=int, help="run only the input of this number")

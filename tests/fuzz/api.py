@@ -33,7 +33,7 @@ CHECKS = [
 
 
 def fuzz(inputs: int, seconds: float | None, seed: int, patience: float) -> int:
-    """Sends this many requests, or fewer if the time is over. Returns their number.
+    """Sends this many requests, or fewer if the time runs out. Returns their number.
 
     Args:
         patience: how long an answer may take, in seconds.

@@ -232,7 +232,7 @@ class Middleware:
 _Asked = tuple[str, str, dict[str, str], bytes, str]
 """The method, the path, the headers, the body and the query."""
 _Told = tuple[int, list[tuple[str, str]], bytes, bool]
-"""The status, the headers and the body of an answer; has the client left before its end?"""
+"""The status, the headers and the body of an answer, and True if the client left before its end."""
 
 
 class WSGI(Middleware):

@@ -65,7 +65,7 @@ class Tally:
 
 
 def run(inputs: int, seconds: float | None, seed: int, only: str | None = None) -> None:
-    """Runs this many inputs in all, or fewer if the time is over.
+    """Runs this many inputs in total, or fewer if the time runs out.
 
     Raises:
         FuzzFailedError: one of them failed.

@@ -1,4 +1,4 @@
-"""The calls at once of one user leave room for other users. Each slot is free again afterwards."""
+"""The concurrent calls of one user leave room for other users. Each slot is freed afterwards."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def pooler(secured: Cluster, tmp_path: Path) -> Iterator[Callable[[str], str]]:
         install("pgbouncer")
         program = "/usr/sbin/pgbouncer"
     if program is None:
-        pytest.skip("PgBouncer is not installed. To have the rest: apt-get install pgbouncer.")
+        pytest.skip("PgBouncer is not installed. To run the rest: apt-get install pgbouncer.")
     port = free_port()
     users = tmp_path / "users.txt"
     users.write_text(f'"scram" "{PASSWORD}"\n')

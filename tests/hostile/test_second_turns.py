@@ -1,4 +1,5 @@
-"""A conversation continues with what a library has kept of it. Nothing costly can hide in that."""
+"""A conversation continues with the messages that a library has kept. No costly value can hide in
+them."""
 
 from __future__ import annotations
 

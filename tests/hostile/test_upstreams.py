@@ -175,7 +175,7 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 1}
 
 @pytest.mark.parametrize("place", ["choices", "usage", "more"])
 def test_decoded_values_are_limited(app: App, upstream: Upstream, place: str) -> None:
-    """While the decoder makes a million of them, no other thread can run."""
+    """While the decoder creates a million values, no other thread can run."""
     many = [0] * (upstream_answers.MAX_DECODED + 1)
     fields: dict[str, Any] = {"choices": [{"message": many}], "usage": {"a": many}, "more": many}
     answer = completion_of("x", **{"usage": USAGE, place: fields[place]})

@@ -1,4 +1,4 @@
-"""Every library, and what it must be able to do."""
+"""Each library passes each case of the matrix."""
 
 from __future__ import annotations
 

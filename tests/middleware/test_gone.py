@@ -270,7 +270,7 @@ def test_asgi_server_cancellation_propagates(
     exchange.wait_gone()
     with pytest.raises((CancelledError, asyncio.CancelledError)):
         live.rest()
-    # A call in progress may have been billed: the app is told that its cost is unknown.
+    # A call in progress may have been billed, so `on_usage` reports an unknown cost.
     assert reports.is_set()
 
 

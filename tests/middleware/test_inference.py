@@ -295,7 +295,7 @@ def test_other_methods_are_refused(drive: Drive, fake: FakeWattfare, method: str
 
 
 def never(request: Any) -> str:
-    raise AssertionError("nobody is to be asked")
+    raise AssertionError("resolve_user was called")
 
 
 def test_grant_pays_without_resolve_user(drive: Drive, fake: FakeWattfare, caplog: Any) -> None:

@@ -1,4 +1,5 @@
-"""The interface of an app is recognized, and servers recognize that of the middleware."""
+"""The middleware recognizes the interface of an app, and servers recognize the interface of the
+middleware."""
 
 from __future__ import annotations
 

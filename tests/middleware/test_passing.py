@@ -1,5 +1,5 @@
-"""Other requests go to the app unchanged: paths, mounts, websockets, lifespan. Also when
-connections are closed, and by whom."""
+"""Other requests go to the app unchanged: paths, mounts, websockets, lifespan. Also tests when
+connections are closed, and which client closes them."""
 
 from __future__ import annotations
 

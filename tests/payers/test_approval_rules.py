@@ -30,7 +30,7 @@ states = st.sampled_from(["pending", "approved", "denied", "redeemed"])
 
 @dataclass(frozen=True)
 class Asks:
-    """The client that wants to redeem an approval."""
+    """The request that tries to redeem an approval."""
 
     kind: str = "connection"
     app_id: str = "a1"

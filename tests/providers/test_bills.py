@@ -1,4 +1,4 @@
-"""Every quirk of every provider is billed exactly as the provider means it.
+"""Each quirk of each provider is billed exactly as the provider defines it.
 
 One service and one upstream run all rows. The upstream's list has a model for each row.
 """

@@ -348,7 +348,7 @@ def test_secrets_never_appear(app: App, service: Service, tmp_path) -> None:
     token = app.token()
     grant_auth = bearer(app.keys.publishable_key)
     grant = app.http.post("/grants", json={"requests": 1}, headers=grant_auth).json()["grantToken"]
-    prompt = "a prompt that nobody keeps"
+    prompt = "a prompt that is never stored"
     answers = [
         app.chat(prompt),
         app.http.get("/nothing", headers=app.auth),

@@ -1,9 +1,9 @@
-"""The exact bill for each kind of upstream: honest, lying, ignoring its limit, or silent in every
-way.
+"""The exact bill for each kind of upstream: one that is correct, reports false usage, ignores its
+limit, or stops sending.
 
-The call is always the same: a prompt of 11 tokens by its length, of PROMPT at most, and 4
-completion tokens at most. A prompt token costs a thousand nano-dollars, a completion token two
-thousand.
+The call is always the same. Its prompt has 11 tokens by its length, and PROMPT tokens at most. Its
+answer has 4 tokens at most. A prompt token costs 1,000 nano-dollars, and a completion token costs
+2,000.
 """
 
 from __future__ import annotations

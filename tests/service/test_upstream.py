@@ -1,4 +1,5 @@
-"""An upstream that works, breaks, lies or hangs: what the client sees, and what is billed."""
+"""An upstream that works, breaks, reports false usage or hangs: what the client sees, and what is
+billed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The usage that providers report is read as they mean it, under all of its names."""
+"""The service reads each provider's usage under all of its names, with the provider's meaning."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from wattfare_mw import AsyncWattfare, Chunk, Request, Response, Wattfare
 from wattfare_mw.headers import Headers
 from wattfare_mw.transport import direct
 
-#: May appear in no error, log or traceback. No source file spells it out.
+#: Must not appear in any error, log or traceback. No source file contains it as a whole.
 NEEDLE = bytes(range(0x61, 0x71)).decode()
 SECRET = f"sk_test_app1_{NEEDLE * 8}"  # longer than the length at which rich truncates strings
 

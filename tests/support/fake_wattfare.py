@@ -374,7 +374,7 @@ class FakeWattfare:
         # httpx states the default; no other hop-by-hop header may be sent.
         _need(headers.get("connection", "keep-alive") == "keep-alive", "connection")
         unknown = set(headers) - _KNOWN_HEADERS[path] - _ON_EVERY_REQUEST - {"connection"}
-        _need(not unknown, f"headers that have no business here: {unknown}")
+        _need(not unknown, f"unexpected headers: {unknown}")
         for name, value in headers.items():
             _need(value.isascii() and value.isprintable(), f"{name}: {value!r}")
         if path == "/sessions":

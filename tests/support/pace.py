@@ -76,7 +76,6 @@ class Pace:
         return max(1.0, float(slowness)), float(late)
 
     def on_idle(self, seconds: float) -> float:
-        """How many seconds it would have taken on an idle machine, if it took so many seconds after
-        the last call."""
+        """Convert seconds that have passed since the last call to seconds on an idle machine."""
         slowness, late = self.since()
         return max(0.0, seconds - late) / slowness

@@ -140,4 +140,4 @@ def _wait_until_open(url: str, process: subprocess.Popen[str], log: list[str]) -
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError), socket.create_connection(address, timeout=1):
             return
-    raise AssertionError(f"nobody listens at {url}: {''.join(log)}")
+    raise AssertionError(f"no server listens at {url}: {''.join(log)}")

@@ -21,7 +21,7 @@ from .shared_run import SharedRun, at_the_end, locked
 PATIENCE = 60
 MISSING = (
     "PostgreSQL is not installed: the ledger is tested on SQLite only. "
-    "To have the rest: apt-get install postgresql (Debian), and the extra `postgresql`."
+    "To run the rest: apt-get install postgresql (Debian), and the extra `postgresql`."
 )
 #: Nothing needs to survive a crash of the machine, so nothing is flushed to the disk. Committed
 #: data still reaches the operating system: a server that is killed must not lose it. No database

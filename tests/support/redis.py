@@ -17,7 +17,7 @@ from .shared_run import SharedRun
 
 MISSING = (
     "Redis is not installed: rate limits are tested in memory only. "
-    "To have the rest: apt-get install redis-server (Debian), and the extra `redis`."
+    "To run the rest: apt-get install redis-server (Debian), and the extra `redis`."
 )
 
 

@@ -27,7 +27,7 @@ from werkzeug.serving import make_server
 from support.fake_wattfare import PATIENCE
 
 Address = Any
-"""Of a socket: a host and a port, or a path."""
+"""The address of a socket: a host and a port, or a path."""
 
 
 @contextmanager

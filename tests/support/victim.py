@@ -170,4 +170,4 @@ class Memory:
         for line in (self._folder / "status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-        raise AssertionError("this system does not say")
+        raise AssertionError("this system does not report it")
