@@ -143,14 +143,14 @@ def _json(_name: str, _value: Any) -> None:
     the prompt's bound includes it."""
 
 
-def _tame(name: str, value: Any) -> None:
+def _safe_json(name: str, value: Any) -> None:
     """Any JSON without a name of :mod:`.foreign_fields`."""
     found = foreign_fields.find(value)
     if found is not None:
         raise _foreign(name, found)
 
 
-def _own_keys(name: str, value: Any) -> None:
+def _client_keys(name: str, value: Any) -> None:
     """Any JSON whose keys the client chooses."""
     found = foreign_fields.find(value, fields=False)
     if found is not None:
@@ -166,7 +166,7 @@ def _refused(because: str) -> Rule:
     return rule
 
 
-def _held(because: str, *free: Any, shape: Rule = _tame) -> Rule:
+def _held(because: str, *free: Any, shape: Rule = _safe_json) -> Rule:
     """A field whose cost has no bound, unless its value is one of the ``free`` ones."""
 
     def rule(name: str, value: Any) -> Found | None:
@@ -254,7 +254,7 @@ def _map(name: str, value: Any) -> None:
         raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         _plain(f"{name}.{key[:64]}", inner)
-    _own_keys(name, value)
+    _client_keys(name, value)
 
 
 def _of_type(
@@ -379,17 +379,17 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
     return rule
 
 
-def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
+def _with_added_fields(rules: Mapping[str, Rule], *, by_model: bool = True) -> Rule:
     """An object with these fields, and with fields that libraries add.
 
     Args:
-        made: True if a model has created the object.
+        by_model: True if a model has created the object.
     """
 
     def kept(name: str, field: str, value: Any) -> Found | None:
-        if not made and foreign_fields.is_foreign(field):
+        if not by_model and foreign_fields.is_foreign(field):
             raise _foreign(name, field)
-        return kept_fields.check(name, value, _CACHE_CONTROL, made=made)
+        return kept_fields.check(name, value, _CACHE_CONTROL, by_model=by_model)
 
     return _known_or(rules, kept)
 
@@ -399,11 +399,13 @@ def _beside(rules: Mapping[str, Rule], *, made: bool = True) -> Rule:
 _SAID = ("thinking", "redacted_thinking", "reasoning", "output_text", "input_text", "reference")
 
 
-def _parts(*, made: bool) -> Rule:
-    """One part of a message. ``made``: True if a model has created it."""
+def _parts(*, by_model: bool) -> Rule:
+    """One part of a message. ``by_model``: True if a model has created it."""
 
     def part(rules: Mapping[str, Rule]) -> Rule:
-        return _beside({"type": _plain, "cache_control": _CACHE_CONTROL, **rules}, made=made)
+        return _with_added_fields(
+            {"type": _plain, "cache_control": _CACHE_CONTROL, **rules}, by_model=by_model
+        )
 
     return _of_type(
         {
@@ -424,11 +426,15 @@ def _parts(*, made: bool) -> Rule:
 _NAMED = _object({"name": _plain})
 
 # The model's earlier tool calls, which an app sends back.
-_CALLED = _beside({"name": _plain, "arguments": _json})
+_CALLED = _with_added_fields({"name": _plain, "arguments": _json})
 _CALLS = {
-    "function": _beside({"id": _plain, "type": _plain, "function": _CALLED}),
-    "custom": _beside(
-        {"id": _plain, "type": _plain, "custom": _beside({"name": _plain, "input": _plain})}
+    "function": _with_added_fields({"id": _plain, "type": _plain, "function": _CALLED}),
+    "custom": _with_added_fields(
+        {
+            "id": _plain,
+            "type": _plain,
+            "custom": _with_added_fields({"name": _plain, "input": _plain}),
+        }
     ),
 }
 _OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
@@ -480,13 +486,13 @@ _IN_MESSAGE: Mapping[str, Rule] = {
 }
 
 
-def _messages(*, made: bool) -> Rule:
-    """A message. ``made``: True if a model has created it."""
-    content = _text_or(_each(_parts(made=made)), "an array of parts")
-    return _beside({**_IN_MESSAGE, "content": content}, made=made)
+def _messages(*, by_model: bool) -> Rule:
+    """A message. ``by_model``: True if a model has created it."""
+    content = _text_or(_each(_parts(by_model=by_model)), "an array of parts")
+    return _with_added_fields({**_IN_MESSAGE, "content": content}, by_model=by_model)
 
 
-_MADE_BY_MODEL, _MADE_BY_APP = _messages(made=True), _messages(made=False)
+_MADE_BY_MODEL, _MADE_BY_APP = _messages(by_model=True), _messages(by_model=False)
 
 
 def _message(name: str, value: Any) -> Found | None:
@@ -736,7 +742,7 @@ _GOOGLE = _object(
             dict.fromkeys(("thinking_budget", "thinking_level", "include_thoughts"), _plain)
         ),
         "thought_tag_marker": _plain,
-        "safety_settings": _tame,
+        "safety_settings": _safe_json,
         **dict.fromkeys(
             ("response_modalities", "image_config"), _held("an image or audio has its own price")
         ),
@@ -776,7 +782,7 @@ def _plain_rows(kind: Kind, note: str, *names: str) -> dict[str, Field]:
 
 
 def _held_row(
-    name: str, because: str, *free: Any, note: str = "", shape: Rule = _tame
+    name: str, because: str, *free: Any, note: str = "", shape: Rule = _safe_json
 ) -> dict[str, Field]:
     rule = _held(because, *free, shape=shape)
     return {name: Field(Kind.HELD, rule, f"{because}{'; ' if note else ''}{note}")}
@@ -800,7 +806,7 @@ def _metadata(name: str, value: Any) -> None:
         raise invalid_request(f"`{name}` must be an object.")
     for key, inner in cast("dict[str, Any]", value).items():
         (_LIST_OF_PLAIN if isinstance(inner, list) else _plain)(f"{name}.{key[:64]}", inner)
-    _own_keys(name, value)
+    _client_keys(name, value)
 
 
 #: Every field that a request may have.
@@ -866,7 +872,7 @@ REQUEST: Mapping[str, Field] = {
         },
     ),
     "documents": Field(Kind.COUNTED, _each(_json), "part of the prompt"),
-    "translation_options": Field(Kind.COUNTED, _tame, "part of the prompt"),
+    "translation_options": Field(Kind.COUNTED, _safe_json, "part of the prompt"),
     "google": Field(
         Kind.HELD,
         _GOOGLE,
@@ -929,7 +935,7 @@ REQUEST: Mapping[str, Field] = {
         Kind.FREE,
         "what the provider filters",
         {
-            **dict.fromkeys(("safety_settings", "asr_options"), _tame),
+            **dict.fromkeys(("safety_settings", "asr_options"), _safe_json),
             **dict.fromkeys(("safety_mode", "mask_sensitive_info"), _plain),
         },
     ),
@@ -967,7 +973,7 @@ REQUEST: Mapping[str, Field] = {
                 ),
                 _plain_or(_LIST_OF_PLAIN),
             ),
-            **dict.fromkeys(("vllm_xargs", "repetition_detection"), _tame),
+            **dict.fromkeys(("vllm_xargs", "repetition_detection"), _safe_json),
             "stop": _text_or(_LIST_OF_PLAIN, "an array of strings"),
             "stop_token_ids": _LIST_OF_PLAIN,
             "allowed_token_ids": _LIST_OF_PLAIN,
@@ -1035,7 +1041,7 @@ REQUEST: Mapping[str, Field] = {
     ),
     "trace": Field(
         Kind.FREE,
-        _own_keys,
+        _client_keys,
         "names for the operator's tracing, except those that could redirect the call",
     ),
     **_plain_rows(

@@ -58,14 +58,14 @@ NAMES = (
 )
 
 
-def _squashed(text: str) -> str:
+def _normalized(text: str) -> str:
     for separator in "_-. ":
         text = text.replace(separator, "")
     return text
 
 
-_WORDS = tuple(map(_squashed, WORDS))
-_NAMES = frozenset(map(_squashed, NAMES))
+_WORDS = tuple(map(_normalized, WORDS))
+_NAMES = frozenset(map(_normalized, NAMES))
 _LINE_PREFIXES = tuple(f"\n{prefix}" for prefix in PREFIXES)
 
 
@@ -104,7 +104,7 @@ def _hold_foreign(names: list[str], *, fields: bool = True) -> bool:
     text = "\n".join(("", *names)).casefold().replace("-", "_")
     if any(prefix in text for prefix in _LINE_PREFIXES):
         return True
-    text = _squashed(text)
+    text = _normalized(text)
     if any(word in text for word in _WORDS):
         return True
     return fields and not _NAMES.isdisjoint(text.split("\n"))

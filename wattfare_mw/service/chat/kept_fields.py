@@ -52,25 +52,25 @@ CheckCache = Callable[[str, Any], Found | None]
 """The table's rule for ``cache_control``."""
 
 
-def check(name: str, value: Any, check_cache: CheckCache, *, made: bool) -> Found | None:
+def check(name: str, value: Any, check_cache: CheckCache, *, by_model: bool) -> Found | None:
     """Check an unknown field, and refuse it if it may refer to media.
 
     Args:
         name: the path of the field.
-        made: True if a model has created the message.
+        by_model: True if a model has created the message.
 
     Returns: the parts whose cost has no bound.
 
     Raises:
         WattfareError: ``invalid_request``, with the name of the refused part.
     """
-    return _Walk(check_cache, made=made).field(name, name.rpartition(".")[2], value)
+    return _Walk(check_cache, by_model=by_model).field(name, name.rpartition(".")[2], value)
 
 
 def check_annotation(name: str, value: Any, check_cache: CheckCache) -> Found | None:
     """Check an annotation. It may have the name and the text of a file from an earlier answer,
     because that file is not read again."""
-    return _Walk(check_cache, made=True).annotation(name, value)
+    return _Walk(check_cache, by_model=True).annotation(name, value)
 
 
 def is_of_provider(field: str) -> bool:
@@ -82,9 +82,9 @@ def is_of_provider(field: str) -> bool:
 class _Walk:
     """Checks one value."""
 
-    def __init__(self, check_cache: CheckCache, *, made: bool) -> None:
+    def __init__(self, check_cache: CheckCache, *, by_model: bool) -> None:
         self._check_cache = check_cache
-        self._made = made
+        self._by_model = by_model
 
     def field(self, name: str, key: str, value: Any) -> Found | None:
         """Check one field: its name, and its value."""
@@ -92,7 +92,7 @@ class _Walk:
         if plain == "cachecontrol":
             return None if value is None else self._check_cache(name, value)
         if plain == "annotations" and isinstance(value, list):
-            walk = _Walk(self._check_cache, made=True)  # only a model creates citations
+            walk = _Walk(self._check_cache, by_model=True)  # only a model creates citations
             items = enumerate(cast("list[Any]", value))
             return _all(walk.annotation(f"{name}[{n}]", item) for n, item in items)
         holds = isinstance(value, (str, list, dict)) and value not in _NOTHING
@@ -103,10 +103,10 @@ class _Walk:
                 raise _media(name)
             if plain in _MEDIA_TYPE_NAMES and _MEDIA_TYPE.match(value) is not None:
                 raise _media(name)
-        if self._made and key in FREE_FORM:
+        if self._by_model and key in FREE_FORM:
             return None
-        if not self._made and plain in _NOTES:
-            return _Walk(self._check_cache, made=True).value(name, value)
+        if not self._by_model and plain in _NOTES:
+            return _Walk(self._check_cache, by_model=True).value(name, value)
         return self.value(name, value)
 
     def value(self, name: str, value: Any) -> Found | None:
@@ -114,7 +114,7 @@ class _Walk:
         if isinstance(value, str):
             if _DATA_URL.match(value) is not None:
                 raise _media(name)
-            if not self._made and _URL.match(value) is not None:
+            if not self._by_model and _URL.match(value) is not None:
                 raise invalid_request(
                     f"The field `{name}` is unknown and has a URL, so its cost has no bound."
                 )

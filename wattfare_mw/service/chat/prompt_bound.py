@@ -74,13 +74,13 @@ def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     return (
         longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(0 if message.keys() <= TEXT_ONLY else _arguments(message) for message in messages)
-        + (0 if _WRITTEN.isdisjoint(body) else _beside(body))
+        + (0 if _WRITTEN.isdisjoint(body) else _tokens_outside_messages(body))
         + PER_MESSAGE * len(messages)
         + PER_CALL
     )
 
 
-def _beside(body: dict[str, Any]) -> int:
+def _tokens_outside_messages(body: dict[str, Any]) -> int:
     rest = written(body)
     rules = WITH_TOOLS if any(body.get(name) for name in _TOOLS) else 0
     return (json_tokens(rest) if rest else 0) + rules + PER_ITEM * _items(body)

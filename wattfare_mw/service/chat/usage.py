@@ -149,7 +149,7 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
         prompt = None if prompt is None else prompt + get("tool_use", 0)
         beside = get("read_beside", 0) + get("write_beside", 0)
         cached = beside or get("cache_read", 0) + get("cache_write", 0)
-        if prompt is not None and cached and _stand_beside(found, prompt, cached, beside):
+        if prompt is not None and cached and _are_separate(found, prompt, cached, beside):
             prompt += cached
         parts = _plausible_parts(prompt or 0, _prompt_parts(found))
     reasoning = get("reasoning", 0)
@@ -334,7 +334,7 @@ def _prompt_parts(found: dict[str, int]) -> dict[str, int]:
     }
 
 
-def _stand_beside(found: dict[str, int], prompt: int, cached: int, beside: int) -> bool:
+def _are_separate(found: dict[str, int], prompt: int, cached: int, beside: int) -> bool:
     """True if the cached tokens are not part of the prompt tokens.
 
     Args:
