@@ -170,7 +170,7 @@ def requests(random: Random) -> None:
     """Checks that a request is read and bounded, or refused."""
     data = mutations.json_of(REQUESTS, _NAMES, random)
     try:
-        request = chat_request.read(data, uncut=random.random() < 0.2)
+        request = chat_request.read(data, never_shorten=random.random() < 0.2)
         least, most = request.limits(chat_request.DEFAULT_MAX_TOKENS)
     except WattfareError as error:
         assert error.code == "invalid_request", error

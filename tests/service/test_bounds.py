@@ -190,9 +190,9 @@ def test_granted_amount_pays_for_the_lowered_limit(
     st.none() | st.integers(1, chat_request.MAX_TOKENS),
     st.booleans(),
 )
-def test_limits_of_a_request(asked, default, thinking, uncut) -> None:
+def test_limits_of_a_request(asked, default, thinking, never_shorten) -> None:
     body = chat_body(max_tokens=asked, reasoning={"max_tokens": thinking})
-    request = chat_request.read(msgspec.json.encode(body), uncut=uncut)
+    request = chat_request.read(msgspec.json.encode(body), never_shorten=never_shorten)
     wanted = asked or default
     try:
         least, most = request.limits(default)
@@ -203,7 +203,7 @@ def test_limits_of_a_request(asked, default, thinking, uncut) -> None:
     assert most == wanted
     assert 1 <= least <= most
     assert least > (thinking or 0)
-    assert least == (most if uncut else min(most, FLOOR_TOKENS + (thinking or 0)))
+    assert least == (most if never_shorten else min(most, FLOOR_TOKENS + (thinking or 0)))
 
 
 @pytest.mark.parametrize(

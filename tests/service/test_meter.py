@@ -231,12 +231,12 @@ def test_upstream_above_its_limit_is_cut_off(limit: int, chunks: int) -> None:
 
 def test_disconnected_client_pays_for_a_prompt_that_was_sent() -> None:
     counted = meter(granted=PRICE.bound(10, 5))
-    counted.left()
+    counted.client_left()
     assert counted.outcome("client_gone").cost == 0
     assert not counted.outcome("client_gone").generated
     counted.sent = True
     assert counted.outcome("failed").cost == 0  # the upstream failed, and the client stayed
-    counted.left()
+    counted.client_left()
     gone = counted.outcome("client_gone")
     assert (gone.cost, gone.prompt_tokens, gone.completion_tokens) == (PRICE.bound(10, 0), 10, 0)
     assert gone.generated  # so that a grant's request is used up, and an idempotency key is

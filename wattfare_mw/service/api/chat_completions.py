@@ -38,7 +38,7 @@ class ChatCompletions:
         report = CallReport(app.id, user_id, grant_hash, request_id)
         scope["wattfare.call"] = report
         state.rate_limits.call(app.id, user_id, grant_hash)
-        uncut = parameters.refuses_low_budget(headers)
+        never_shorten = parameters.refuses_low_budget(headers)
         wait = parameters.wait_seconds(headers)
 
         with (
@@ -50,10 +50,10 @@ class ChatCompletions:
                 await state.store.check_account(app.id, user_id, grant_hash, state.terms)
             body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
             if len(body) <= LARGE_BODY:
-                request, key = _read(headers, body, uncut, state.fields)
+                request, key = _read(headers, body, never_shorten, state.fields)
             else:
                 request, key = await in_turn(
-                    (app.id, payer), _read, headers, body, uncut, state.fields
+                    (app.id, payer), _read, headers, body, never_shorten, state.fields
                 )
             if state.aliases:
                 request = request.renamed(state.aliases)
@@ -97,11 +97,10 @@ class ChatCompletions:
 
 
 def _read(
-    headers: Headers, body: bytes, uncut: bool, policy: Policy
+    headers: Headers, body: bytes, never_shorten: bool, policy: Policy
 ) -> tuple[chat_request.ChatRequest, IdempotencyKey | None]:
-    return chat_request.read(body, uncut=uncut, policy=policy), parameters.idempotency_key(
-        headers, body
-    )
+    request = chat_request.read(body, never_shorten=never_shorten, policy=policy)
+    return request, parameters.idempotency_key(headers, body)
 
 
 def _headers(job: Job) -> tuple[tuple[bytes, bytes], ...]:

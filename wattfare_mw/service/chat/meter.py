@@ -110,7 +110,7 @@ class Meter:
         self._characters += length
         self._bytes += length if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
-    def left(self) -> None:
+    def client_left(self) -> None:
         """Record that the client has left. The prompt is billed, because the model may have read
         it. Otherwise, a client could disconnect early, and the operator would pay for its prompts.
         """

@@ -16,7 +16,7 @@ from .usage import COMPLETION_PARTS, PROMPT_PARTS, TokenCounts
 MAX_RESERVATION = 10**15
 #: The service tiers that cost more than the usual tier. Bounds ignore them, because calls that ask
 #: for one of them are held.
-DEAR_TIERS = frozenset({"priority", "fast"})
+EXPENSIVE_TIERS = frozenset({"priority", "fast"})
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,16 +128,16 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         """
         if isinstance(prompt, int):
             prompt = TokenCounts(prompt=prompt)
-        return self._dearest(prompt.prompt).cost_with(prompt, completion, searches)
+        return self._most_expensive(prompt.prompt).cost_with(prompt, completion, searches)
 
     def bounds(self, prompt: TokenCounts, least: int, most: int) -> tuple[int, int]:
         """The bounds with the fewest and with the most tokens of an answer."""
-        return self._dearest(prompt.prompt).costs_with(prompt, least, most)
+        return self._most_expensive(prompt.prompt).costs_with(prompt, least, most)
 
     def pays_for(self, granted: int, prompt: int | TokenCounts, answers: int, most: int) -> int:
         """The token limit per answer that this amount pays for, at most ``most``."""
         counts = _counts(prompt)
-        tokens = self._dearest(counts.prompt).tokens_for(granted, counts)
+        tokens = self._most_expensive(counts.prompt).tokens_for(granted, counts)
         return most if tokens is None else min(max(tokens, 0) // answers, most)
 
     def tokens_for(
@@ -159,7 +159,7 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         return tuple(
             place
             for place, each in enumerate(self.overrides)
-            if each.min_prompt <= prompt and each.tier not in DEAR_TIERS
+            if each.min_prompt <= prompt and each.tier not in EXPENSIVE_TIERS
         )
 
     def _table(self, prompt: int, moment: datetime | None, tier: str | None = None) -> _Table:
@@ -174,26 +174,28 @@ class Price(msgspec.Struct, frozen=True, dict=True):
             ),
         )
 
-    def _dearest(self, prompt: int) -> _Table:
-        return self._cached(True, self._within(prompt)) if self.overrides else self._dearest_base
+    def _most_expensive(self, prompt: int) -> _Table:
+        if not self.overrides:
+            return self._most_expensive_base
+        return self._cached(True, self._within(prompt))
 
     @cached_property
     def _base(self) -> _Table:
         return self._cached(False, ())
 
     @cached_property
-    def _dearest_base(self) -> _Table:
+    def _most_expensive_base(self) -> _Table:
         return self._cached(True, ())
 
     @cached_property
     def _tables(self) -> dict[tuple[bool, tuple[int, ...]], _Table]:
         return {}
 
-    def _cached(self, dearest: bool, overrides: tuple[int, ...]) -> _Table:
-        key = dearest, overrides
+    def _cached(self, most_expensive: bool, overrides: tuple[int, ...]) -> _Table:
+        key = most_expensive, overrides
         table = self._tables.get(key)
         if table is None:
-            if dearest:
+            if most_expensive:
                 table = _Table(self._highest(overrides))
             else:
                 table = _Table(self._merged(overrides), 1 - self.discount)

@@ -44,7 +44,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
         body: the decoded JSON. If a name was repeated, it has only the checked value.
         max_tokens: the token limit of each of the ``n`` answers, from any of its fields.
         thinking: the part of these tokens that is for thinking.
-        uncut: True to refuse the call instead of shortening its answer.
+        never_shorten: True to refuse the call instead of shortening its answer.
         held: the fields whose cost has no bound.
         attachments: the images, files and audio in the messages.
         text: the messages without the data of attachments.
@@ -59,7 +59,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     body: dict[str, Any]
     n: int = 1
     thinking: int = 0
-    uncut: bool = False
+    never_shorten: bool = False
     large: bool = False
     held: tuple[str, ...] = ()
     text: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
                 "The tokens for thinking (`reasoning.max_tokens`, `thinking.budget_tokens`, "
                 f"`thinking_budget`, …) count towards the limit, which is {most:,}."
             )
-        least = most if self.uncut else min(most, self.thinking + FLOOR_TOKENS)
+        least = most if self.never_shorten else min(most, self.thinking + FLOOR_TOKENS)
         return least, most
 
     @property
@@ -119,11 +119,13 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return f"ChatRequest({self.model!r}, stream={self.stream})"  # prompts stay out of logs
 
 
-def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -> ChatRequest:
+def read(
+    body: bytes, *, never_shorten: bool = False, policy: Policy = DEFAULT_POLICY
+) -> ChatRequest:
     """The request in this body.
 
     Args:
-        uncut: True to refuse the call if the budget does not cover all of it.
+        never_shorten: True to refuse the call if the budget does not cover all of it.
         policy: the operator's choice for fields whose cost has no bound.
 
     Raises:
@@ -155,7 +157,7 @@ def read(body: bytes, *, uncut: bool = False, policy: Policy = DEFAULT_POLICY) -
         body=known,
         n=_whole(known, "n", allowed_fields.MAX_N) or 1,
         thinking=_thinking(known),
-        uncut=uncut,
+        never_shorten=never_shorten,
         large=len(body) > LARGE_BODY,
         held=allowed_fields.check(known, policy),
         text=messages,

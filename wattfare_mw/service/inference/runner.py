@@ -480,14 +480,14 @@ class CallRunner:
                 if not active.detached:
                     await output.json(body)
         except asyncio.CancelledError:
-            job.meter.left()
+            job.meter.client_left()
             ended, error = "client_gone", active.cut
             if error is None:
                 raise
             ended = active.ended
             active.resume()
         except OSError:
-            job.meter.left()
+            job.meter.client_left()
             ended = "client_gone"  # some servers raise this on a write
         except WattfareError as failure:
             ended, error = "failed", failure

@@ -17,7 +17,7 @@ import msgspec
 from ... import money
 from ...logs import get_logger
 from ...types import exact
-from ..chat.price import DEAR_TIERS, Override, Price, Rates
+from ..chat.price import EXPENSIVE_TIERS, Override, Price, Rates
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -239,7 +239,7 @@ _TABLE_CANNOT_COUNT = frozenset(
 
 
 #: The service tiers that a call can request, besides the default.
-_TIERS = frozenset({"flex", *DEAR_TIERS})
+_TIERS = frozenset({"flex", *EXPENSIVE_TIERS})
 
 
 def _of_model(model: Any) -> Price | None:
