@@ -484,7 +484,7 @@ class OlderStore(PostgreSQLStore):
         return row[0]
 
     async def _renew(self, holder, readings, *, fresh) -> LeaseRenewal:
-        row = await self._ask_apart(
+        row = await self._ask_reserved(
             "SELECT * FROM wattfare_renew($1, $2, $3, $4, $5, $6, $7, $8)",
             *(holder, fresh, 5000, [], [], [], [], None),
         )

@@ -129,7 +129,7 @@ def change_database(url: str, job: Callable[[Sql], T]) -> T:
     """
     url = hidden(url)
     if backend_of(url) == "sqlite":
-        _must_be_there(make_url(url))
+        _check_exists(make_url(url))
     return _transact(url, job)
 
 
@@ -184,7 +184,7 @@ def read_database(url: str, job: Callable[[Sql], T]) -> T:
 
 
 def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
-    _must_be_there(url)
+    _check_exists(url)
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, poolclass=NullPool)
 
     # The driver does not begin a transaction before a read.
@@ -207,7 +207,7 @@ def _read_sqlite(url: URL, job: Callable[[Sql], T]) -> T:
         engine.dispose()
 
 
-def _must_be_there(url: URL) -> None:
+def _check_exists(url: URL) -> None:
     if not url.database or not Path(url.database).is_file():
         # Reading must not create the file.
         there = f" {Path(url.database).absolute()}" if url.database else ""

@@ -155,7 +155,7 @@ class PostgreSQLStore(Store):
     async def _renew(
         self, holder: str, readings: Sequence[MeterReading], *, fresh: bool
     ) -> LeaseRenewal:
-        row = await self._ask_apart(
+        row = await self._ask_reserved(
             _RENEW,
             holder,
             fresh,
@@ -251,7 +251,7 @@ class PostgreSQLStore(Store):
 
         return await _to_its_end(carry_out())
 
-    async def _ask_apart(self, query: str, *arguments: Any) -> Any:
+    async def _ask_reserved(self, query: str, *arguments: Any) -> Any:
         """Run a query with a reserved connection, so that it does not wait for the statements of
         calls."""
 
@@ -291,7 +291,7 @@ class PostgreSQLStore(Store):
                     max_size=POOL_SIZE,
                     timeout=self._connect_seconds,
                     command_timeout=ANSWER_SECONDS,
-                    reset=_as_it_is,
+                    reset=_do_nothing,
                 )
             return self._pool
 
@@ -325,7 +325,7 @@ async def _to_its_end(work: Any) -> Any:
         raise not_available() from error
 
 
-async def _as_it_is(_connection: Any) -> None:
+async def _do_nothing(_connection: Any) -> None:
     """Return a connection to the pool without a reset. A function call leaves no state, and
     asyncpg's reset would be another round trip."""
 
@@ -420,5 +420,5 @@ def _engine(at: address.Address, size: int, *, connect_seconds: float | None = N
     )
     # The ledger has no JSON columns. Setting up JSON would take queries outside of a transaction.
     dialect: Any = engine.dialect
-    dialect.setup_asyncpg_json_codec = dialect.setup_asyncpg_jsonb_codec = _as_it_is
+    dialect.setup_asyncpg_json_codec = dialect.setup_asyncpg_jsonb_codec = _do_nothing
     return engine
