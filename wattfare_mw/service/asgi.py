@@ -105,7 +105,7 @@ def create_app(
                 operator_pays="operator" in settings.offered
                 or (free and not settings.needs_funding),
             )
-            await funding.encrypt_anew()
+            await funding.reencrypt()
             rate_limits = RateLimits(
                 settings.rate_limit_storage,
                 calls_per_user=settings.calls_per_minute_per_user,

@@ -235,7 +235,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return ()
         possible: dict[Funding, bool] = {
             "operator": self.upstream_key is not None,
-            "openrouter": find_provider(self.upstream, self.provider).gives_keys,
+            "openrouter": find_provider(self.upstream, self.provider).has_oauth,
             "key": True,
         }
         return tuple(kind for kind, is_possible in possible.items() if is_possible)

@@ -207,7 +207,7 @@ def encrypted_by_others(sql: Sql, key_id: str, after: str, most: int) -> list[St
     return [StoredKey(*row) for row in rows]
 
 
-def encrypt_anew(sql: Sql, old: StoredKey, new: StoredKey) -> None:
+def reencrypt(sql: Sql, old: StoredKey, new: StoredKey) -> None:
     """Replace the ciphertext of a key, unless the stored key has changed in the meantime."""
     table = schema.funding
     sql.execute(

@@ -40,7 +40,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         variants: True if a model's name may end in a variant, see :mod:`.variants`.
         key_path: the path, after the base URL, that returns the limit of a key. None if there is
             none.
-        gives_keys: True if a person can create a key for a service by OAuth.
+        has_oauth: True if a person can create a key for a service by OAuth.
         page_usd: the most that it charges for a page of a PDF that it reads itself, in USD.
     """
 
@@ -56,7 +56,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     one_limit_name: bool = False
     variants: bool = False
     key_path: str | None = None
-    gives_keys: bool = False
+    has_oauth: bool = False
     page_usd: Decimal = Decimal(0)
 
     @property
@@ -85,7 +85,7 @@ PROVIDERS = (
         generation_record=True,
         variants=True,
         key_path="/key",
-        gives_keys=True,
+        has_oauth=True,
         page_usd=Decimal("0.0022"),
     ),
     # The OpenRouter list: stops. Its reasoning models refuse `max_tokens`: API reference of

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ..api.state import state_of
 from ..payers import people
-from ..payers.people import MAX_PASSKEYS, KeptPasskey
+from ..payers.people import MAX_PASSKEYS, ListedPasskey
 from . import cookies
 from .endpoints import require_sign_in, sign_in_url
 from .rendering import page, see_other
@@ -22,7 +22,7 @@ _NOTICES = {
 
 
 class _Ways(NamedTuple):
-    passkeys: list[KeptPasskey]
+    passkeys: list[ListedPasskey]
     codes: int
 
 

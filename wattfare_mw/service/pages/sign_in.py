@@ -50,7 +50,7 @@ async def challenge(request: Request) -> Response:
     kind = form_of(request).get("kind")
     id_ = people.new_challenge_id()
     if kind == "create":
-        payer_id, existing = await _who_creates(request)
+        payer_id, existing = await _payer_of_new_passkey(request)
         fresh = passkeys.new_challenge("create", payer_id)
         name = f"Wattfare budget, {date(time.time())}"
         options = await in_thread(
@@ -115,7 +115,7 @@ async def new_codes(request: Request) -> Response:
     return page(request, "recovery_codes.html", {"codes": codes})
 
 
-async def _who_creates(request: Request) -> tuple[str, list[str]]:
+async def _payer_of_new_passkey(request: Request) -> tuple[str, list[str]]:
     """The payer of the new passkey, and the payer's other passkeys."""
     if sign_in_of(request) is None:
         return passkeys.new_payer_id(), []

@@ -134,7 +134,7 @@ def key_beside(database: Path) -> tuple[SecretBytes, ...]:
     Raises:
         WattfareError: ``invalid_request`` if others can read the file, or it is invalid.
     """
-    path = _beside(database)
+    path = _key_file(database)
     try:
         if not path.exists():
             _make(path)
@@ -178,7 +178,7 @@ def find_keyring(
         file = sqlite_file(database)
         if file is None:  # the database is in memory, too
             return Keyring([secrets.token_bytes(KEY_BYTES)])
-        if not needed and not _beside(file).exists():
+        if not needed and not _key_file(file).exists():
             return None
         return Keyring(key_beside(file))
     if demanded:
@@ -194,7 +194,7 @@ def find_keyring(
     return None
 
 
-def _beside(database: Path) -> Path:
+def _key_file(database: Path) -> Path:
     return database.with_name(database.name + FILE_SUFFIX)
 
 

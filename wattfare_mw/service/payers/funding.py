@@ -326,7 +326,7 @@ class PayerFunding:
         ):
             log.warning("the upstream refuses a payer's key: funding=%s", funding_id)
 
-    async def encrypt_anew(self) -> None:
+    async def reencrypt(self) -> None:
         """Encrypt all stored keys with the first encryption key. The other encryption keys can then
         be removed."""
         keyring = self._keyring
@@ -352,7 +352,7 @@ class PayerFunding:
                     continue
                 pairs.append((old, _stored(old.id, old.upstream, keyring.seal(key, purpose))))
             await self._store.transact(
-                lambda sql, pairs=pairs: [fundings.encrypt_anew(sql, *pair) for pair in pairs]
+                lambda sql, pairs=pairs: [fundings.reencrypt(sql, *pair) for pair in pairs]
             )
             done += len(pairs)
         if done:

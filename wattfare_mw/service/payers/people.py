@@ -121,7 +121,7 @@ def passkey_ids(sql: Sql, payer_id: str) -> list[str]:
     return list(sql.execute(query).scalars())
 
 
-class KeptPasskey(msgspec.Struct, frozen=True):
+class ListedPasskey(msgspec.Struct, frozen=True):
     """A passkey, as shown to its payer. Times are in Unix seconds.
 
     Attributes:
@@ -133,7 +133,7 @@ class KeptPasskey(msgspec.Struct, frozen=True):
     last_used_at: int
 
 
-def passkeys_of(sql: Sql, payer_id: str) -> list[KeptPasskey]:
+def passkeys_of(sql: Sql, payer_id: str) -> list[ListedPasskey]:
     """The passkeys of a payer, oldest first."""
     table = schema.passkeys
     rows = sql.execute(
@@ -141,7 +141,7 @@ def passkeys_of(sql: Sql, payer_id: str) -> list[KeptPasskey]:
         .where(table.c.payer_id == payer_id)
         .order_by(table.c.created_at, table.c.credential_id)
     )
-    return [KeptPasskey(_key_of(row[0]), row[1], row[2]) for row in rows]
+    return [ListedPasskey(_key_of(row[0]), row[1], row[2]) for row in rows]
 
 
 def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
