@@ -223,7 +223,7 @@ class _FindCors:
     def _of(self, app: Any) -> AppCors | None:
         wattfare = self._wattfare
         if isinstance(app, CORSMiddleware):  # our middleware wraps it
-            return _told_by(app, answers=False)
+            return _app_cors_of(app, answers=False)
         # The CORSMiddleware wraps ours, unless ours wraps it.
         answers = wattfare is None or app is not wattfare.app
         for entry in getattr(app, "user_middleware", ()):
@@ -231,7 +231,7 @@ class _FindCors:
             if any(arg is wattfare for arg in entry.args) or _is_kind(kind, WattfareMiddleware):
                 answers = False
             elif _is_kind(kind, CORSMiddleware):
-                return _told_by(kind(app, *entry.args, **entry.kwargs), answers=answers)
+                return _app_cors_of(kind(app, *entry.args, **entry.kwargs), answers=answers)
         return None
 
 
@@ -239,7 +239,7 @@ def _is_kind(kind: Any, wanted: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, wanted)
 
 
-def _told_by(cors: CORSMiddleware, *, answers: bool) -> AppCors:
+def _app_cors_of(cors: CORSMiddleware, *, answers: bool) -> AppCors:
     credentials = "Access-Control-Allow-Credentials" in cors.simple_headers
     return AppCors(cors.is_allowed_origin, credentials=credentials, answers=answers)
 

@@ -136,7 +136,7 @@ class Gate:
         #: After how many seconds without an event a stream gets a comment; None for no comments.
         self.heartbeat = heartbeat
         self._let_through = let_through
-        models_path = None if inference_path is None else _beside(inference_path)
+        models_path = None if inference_path is None else _models_path(inference_path)
         #: The enabled paths, by the names of their options.
         self.named_paths = {
             "token_path": token_path,
@@ -432,7 +432,7 @@ def _media_type(content_type: str | None) -> str:
     return (content_type or "").partition(";")[0].strip().lower()
 
 
-def _beside(inference_path: str) -> str:
+def _models_path(inference_path: str) -> str:
     """The path of the list of models, next to this path, where an OpenAI client expects it."""
     if inference_path.endswith(_COMPLETIONS):
         return inference_path.removesuffix(_COMPLETIONS) + "/models"

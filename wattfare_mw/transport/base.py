@@ -196,7 +196,7 @@ class Failures:
         self._failures = failures
         self._not_sent = not_sent
 
-    def seen(self, error: BaseException) -> None:
+    def convert(self, error: BaseException) -> None:
         """Raise our own error in place of a library's exception. For any other exception, return,
         and the caller raises it again.
 

@@ -112,7 +112,7 @@ class AiohttpTransport:
                 return await _send_directly(loop_session, request)
             return await self._ask(loop_session, request)
         except BaseException as error:
-            _FAILURES.seen(error)
+            _FAILURES.convert(error)
             raise
 
     async def _ask(self, loop_session: LoopSession, request: HTTPRequest) -> AsyncHTTPResponse:
@@ -295,7 +295,7 @@ class AiohttpResponse:
                 raise aiohttp.ClientPayloadError(str(error)) from None
         except BaseException as error:
             self._close()
-            _FAILURES.seen(error)
+            _FAILURES.convert(error)
             raise
         if not chunk:
             self._close()

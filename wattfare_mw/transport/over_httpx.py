@@ -42,7 +42,7 @@ class HttpxTransport:
             outgoing = _request_of(client, library, request)
             return HttpxResponse(client.send(outgoing, **_SENDING), library)
         except BaseException as error:
-            library.failures.seen(error)
+            library.failures.convert(error)
             raise
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class AsyncHttpxTransport:
             outgoing = _request_of(client, library, request)
             return AsyncHttpxResponse(await client.send(outgoing, **_SENDING), library)
         except BaseException as error:
-            library.failures.seen(error)
+            library.failures.convert(error)
             raise
 
     async def close(self) -> None:
@@ -170,7 +170,7 @@ class HttpxResponse(HttpxResponseBase):
             self._ended()
         except BaseException as error:
             self.close()
-            self._failures.seen(error)
+            self._failures.convert(error)
             raise
         return b""
 
@@ -205,7 +205,7 @@ class AsyncHttpxResponse(HttpxResponseBase):
             await self._ended()
         except BaseException as error:
             await self.close()
-            self._failures.seen(error)
+            self._failures.convert(error)
             raise
         return b""
 

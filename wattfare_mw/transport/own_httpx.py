@@ -192,7 +192,7 @@ class OwnHttpxTransport:
                 raise connections.closed_error()
             return answer
         except BaseException as error:
-            library.failures.seen(error)
+            library.failures.convert(error)
             raise
 
     def close(self) -> None:
@@ -225,7 +225,7 @@ class AsyncOwnHttpxTransport:
                 raise connections.closed_error()
             return answer
         except BaseException as error:
-            library.failures.seen(error)
+            library.failures.convert(error)
             raise
 
     async def close(self) -> None:
