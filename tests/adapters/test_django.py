@@ -78,7 +78,7 @@ def start(kind: str, setting: Any, at_fake: dict[str, Any]) -> Callable[..., Bro
 
 
 def by_header(request: HttpRequest) -> str | None:
-    return None if "x-nobody" in request.headers else request.headers.get("x-user", "u1")
+    return None if "x-signed-out" in request.headers else request.headers.get("x-user", "u1")
 
 
 async def by_header_async(request: HttpRequest) -> str | None:
@@ -115,7 +115,7 @@ def test_resolve_user_option_chooses_the_payer(
     browser = start(resolve_user=resolve)
     assert browser.post(INFERENCE, ask(), {"x-user": "u/2"}).status == 200
     assert fake.next().user == "u/2"
-    assert browser.post(INFERENCE, ask(), {"x-nobody": "1"}).error == (401, "auth")
+    assert browser.post(INFERENCE, ask(), {"x-signed-out": "1"}).error == (401, "auth")
     assert browser.get("/me", {"x-user": "bob"}).body == b"bob"
 
 

@@ -161,9 +161,12 @@ def test_app_handles_the_errors_of_its_sign_in(
     with TestClient(new_app(at_fake, resolve_user=resolve_user)) as client:
         for method, path in paths:
             headers = JSON if path == INFERENCE else {}
-            nobody = client.request(method, path, headers=headers)
-            assert (nobody.status_code, nobody.json()) == (401, {"detail": "Not authenticated"})
-            assert nobody.headers["www-authenticate"] == "Bearer"
+            anonymous = client.request(method, path, headers=headers)
+            assert (anonymous.status_code, anonymous.json()) == (
+                401,
+                {"detail": "Not authenticated"},
+            )
+            assert anonymous.headers["www-authenticate"] == "Bearer"
             unknown = client.request(
                 method, path, headers={**headers, "authorization": "Bearer of carl"}
             )
@@ -269,8 +272,8 @@ def test_resolve_user_may_be_a_function_of_the_request(
         await websocket.close()
 
     with TestClient(app) as client:
-        nobody = client.post(TOKEN)
-        assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "auth")
+        anonymous = client.post(TOKEN)
+        assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "auth")
         client.post("/sign-in/ann")
         assert client.post(TOKEN).status_code == 200
         assert fake.next("/sessions").json["appUserId"] == "ann"

@@ -40,7 +40,7 @@ from wattfare_mw import Wattfare, WattfareAuthError, WattfareBudgetExceededError
 
 
 def by_header(request: flask.Request) -> str | None:
-    return None if "x-nobody" in request.headers else request.headers.get("x-user", "u1")
+    return None if "x-signed-out" in request.headers else request.headers.get("x-user", "u1")
 
 
 def new_app() -> flask.Flask:
@@ -351,7 +351,7 @@ def test_view_can_spend(
         assert answer.status_code == 200, answer.text
         assert "one two three" in answer.text
         assert spent("u1") == Decimal(str(cost(3 * n)))
-    assert client.get("/sync", headers={"x-nobody": "1"}).status_code == 401
+    assert client.get("/sync", headers={"x-signed-out": "1"}).status_code == 401
 
 
 def test_wattfare_errors_of_views_are_answered(
@@ -364,8 +364,8 @@ def test_wattfare_errors_of_views_are_answered(
         return get_user().model("wattfare/echo").generate("one two three").text
 
     client = app.test_client()
-    nobody = client.get("/spend", headers={"x-nobody": "1"})
-    assert (nobody.status_code, nobody.get_json()["error"]["code"]) == (401, "auth")
+    anonymous = client.get("/spend", headers={"x-signed-out": "1"})
+    assert (anonymous.status_code, anonymous.get_json()["error"]["code"]) == (401, "auth")
     first = client.get("/spend")
     assert (first.status_code, first.get_json()["error"]["code"]) == (402, "not_connected")
     account.connect("u1", monthlyUsd=0.00001)
@@ -731,8 +731,8 @@ def test_token_route_alone(
             "appUserId": "u1",
             "requestLimit": {"monthlyUsd": 7},
         }
-        nobody = browser.post(path, headers={"x-nobody": "1"})
-        assert (nobody.status_code, nobody.get_json()["error"]["code"]) == (401, "auth")
+        anonymous = browser.post(path, headers={"x-signed-out": "1"})
+        assert (anonymous.status_code, anonymous.get_json()["error"]["code"]) == (401, "auth")
         other = browser.post(path, headers={"sec-fetch-site": "cross-site"})
         assert (other.status_code, other.get_json()["error"]["code"]) == (403, "invalid_request")
         assert browser.post(f"{path}?abort=1").status_code == 403

@@ -73,7 +73,7 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 def by_header(connection: Connection) -> str | None:
-    return None if "x-nobody" in connection.headers else connection.headers.get("x-user", "u1")
+    return None if "x-signed-out" in connection.headers else connection.headers.get("x-user", "u1")
 
 
 @get("/me", media_type=MediaType.TEXT)
@@ -484,8 +484,8 @@ def test_wattfare_errors_of_handlers_are_answered(at_service: dict[str, Any], ac
         return (await wattfare_user.model("wattfare/echo").generate("a b c")).text
 
     with TestClient(app_with(at_service, spend)) as client:
-        nobody = client.get("/spend", headers={"x-nobody": "1"})
-        assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "auth")
+        anonymous = client.get("/spend", headers={"x-signed-out": "1"})
+        assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "auth")
         first = client.get("/spend")
         assert (first.status_code, first.json()["error"]["code"]) == (402, "not_connected")
         account.connect("u1", monthlyUsd=0.00001)
@@ -583,8 +583,8 @@ def test_token_route_alone(
             "appUserId": "u1",
             "requestLimit": {"monthlyUsd": 7},
         }
-        nobody = browser.post(path, headers={"x-nobody": "1"})
-        assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "auth")
+        anonymous = browser.post(path, headers={"x-signed-out": "1"})
+        assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "auth")
         other = browser.post(path, headers={"sec-fetch-site": "cross-site"})
         assert (other.status_code, other.json()["error"]["code"]) == (403, "invalid_request")
         wrong = browser.get(path)

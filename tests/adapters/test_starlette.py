@@ -63,7 +63,7 @@ from wattfare_mw import (
 
 
 def by_header(request: HTTPConnection) -> str | None:
-    return None if "x-nobody" in request.headers else request.headers.get("x-user", "u1")
+    return None if "x-signed-out" in request.headers else request.headers.get("x-user", "u1")
 
 
 async def me(request: Request) -> PlainTextResponse:
@@ -229,8 +229,8 @@ def test_mounts_and_sub_apps(at_fake: dict[str, Any], fake: FakeWattfare) -> Non
     with TestClient(outer) as client:
         for path in ("/in/me", "/in/me-sync", "/group/me"):
             assert client.get(path).text == "u1"
-            nobody = client.get(path, headers={"x-nobody": "1"})
-            assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "auth")
+            anonymous = client.get(path, headers={"x-signed-out": "1"})
+            assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "auth")
         assert client.post(f"/in{TOKEN}").status_code == 404
         assert client.post(TOKEN).status_code == 200
 
@@ -524,8 +524,8 @@ def test_user_as_a_fastapi_dependency(
     add_wattfare(app, resolve_user=resolving(by_header), **at_service)
     with TestClient(app) as client:
         for path in ("/ai/async", "/ai/sync"):
-            nobody = client.get(path, headers={"x-nobody": "1"})
-            assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "auth")
+            anonymous = client.get(path, headers={"x-signed-out": "1"})
+            assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "auth")
             first = client.get(path)
             assert (first.status_code, first.json()["error"]["code"]) == (402, "not_connected")
         account.connect("u1", monthlyUsd=0.000013)
@@ -603,8 +603,8 @@ def test_token_route_alone(
             "appUserId": "u1",
             "requestLimit": {"monthlyUsd": 7},
         }
-        nobody = browser.post(path, headers={"x-nobody": "1"})
-        assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "auth")
+        anonymous = browser.post(path, headers={"x-signed-out": "1"})
+        assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "auth")
         other = browser.post(path, headers={"sec-fetch-site": "cross-site"})
         assert (other.status_code, other.json()["error"]["code"]) == (403, "invalid_request")
         stopped = browser.post(f"{path}?stop=1")

@@ -64,9 +64,7 @@ def test_deny_without_a_handle_of_the_popup(person: Person, site: Site) -> None:
     assert site.status(user_of(person, site))["connected"] is False
 
 
-def test_slow_person_is_waited_for_without_a_handle_of_the_popup(
-    person: Person, site: Site
-) -> None:
+def test_page_waits_for_a_slow_person_without_a_popup_handle(person: Person, site: Site) -> None:
     page = open_app(person, site)
     popup = person.popup(page, the_button(page).click)
     button(popup, flow.CREATE).wait_for()

@@ -26,7 +26,7 @@ from support.service import (
 
 from wattfare_mw.cli import _NEEDED
 
-NOBODY = f"127.0.0.1:{refused_port()}"
+NO_SERVER = f"127.0.0.1:{refused_port()}"
 
 
 def failed(answer: Result, code: int = 1) -> str:
@@ -61,7 +61,10 @@ def test_new_app_can_use_a_running_service(tmp_path) -> None:
     [
         (["apps", "create", "", "--new"], "name"),
         (["apps", "create", "two\nlines", "--new"], "name"),
-        (["apps", "create", "x", "--database", f"postgresql://{NOBODY}/db"], "cannot be reached"),
+        (
+            ["apps", "create", "x", "--database", f"postgresql://{NO_SERVER}/db"],
+            "cannot be reached",
+        ),
         (["apps", "create", "x", "--database", "nonsense"], "PostgreSQL"),
         (
             ["apps", "create", "x", "--database", "sqlite:////no/such/dir/x.db"],
@@ -110,7 +113,7 @@ def test_operator_key_without_a_ceiling_is_refused(amount: str) -> None:
 
 
 def test_no_ceiling_needs_its_option(tmp_path) -> None:
-    options = ("--upstream", f"http://{NOBODY}/v1", "--upstream-key", "k")
+    options = ("--upstream", f"http://{NO_SERVER}/v1", "--upstream-key", "k")
     options = (*options, "--user-ceiling-usd", "none")
     with run_service(tmp_path, *options) as service, service.app() as app:
         assert app.connect()["limits"] == {"monthlyUsd": None}

@@ -146,7 +146,7 @@ def test_refusal_says_that_the_call_needs_more_than_the_cap_leaves(app: App) -> 
     assert ask(app).status_code == 200
 
 
-def test_uncuttable_call_needs_its_full_amount(app: App) -> None:
+def test_call_that_may_not_be_shortened_needs_its_full_amount(app: App) -> None:
     app.connect(monthlyUsd=0.001)
     whole = error_in(ask(app, headers={"x-wattfare-on-low-budget": "refuse"}))
     assert whole["neededUsd"] > 0.002

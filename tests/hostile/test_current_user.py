@@ -159,8 +159,8 @@ def test_pipelined_requests_bill_their_own_users(app: App) -> None:
         visitor = Visitor(address)
         ask = "GET /whole HTTP/1.1\r\nhost: x\r\n{}\r\n"
         requests = [ask.format(f"x-me: {user}\r\n") for user in ("u1", "u2")]
-        nobody = "GET /whole HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-        visitor.send("".join([*requests, nobody]).encode())
+        anonymous = "GET /whole HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        visitor.send("".join([*requests, anonymous]).encode())
         assert visitor.rest().count(b"HTTP/1.1 200") == 2
     assert billed(app) == {"u1": [1], "u2": [2]}
 
@@ -706,14 +706,14 @@ def test_failed_resolve_user_fails_every_use() -> None:
                 model.generate("a")
         return []
 
-    def nobody(_request: Request) -> None:
+    def no_user(_request: Request) -> None:
         calls.append(None)
 
     def broken(_request: Request) -> str:
         calls.append(None)
         return str(1 / 0)
 
-    for number, resolve in enumerate([nobody, broken], 1):
+    for number, resolve in enumerate([no_user, broken], 1):
         serve: Any = WattfareMiddleware(view, resolve_user=resolve, **NO_SERVICE)
         serve(environ_of("GET", "/", {}), lambda *_: None)
         assert len(calls) == number

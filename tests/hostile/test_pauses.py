@@ -74,11 +74,11 @@ def test_paused_process_declared_dead_corrects_the_bills(
             assert asked.acquire(timeout=60)
         pause(pausing.process, database)
         try:
-            assumed = eventually(lambda: so_many(2, ledger(database)))
+            assumed = eventually(lambda: rows_if_count(2, ledger(database)))
         finally:
             pausing.process.send_signal(signal.SIGCONT)
         assert {row["ended"] for row in assumed} == {"expired", "abandoned"}
-        rows = eventually(lambda: so_many(4, ledger(database)))
+        rows = eventually(lambda: rows_if_count(4, ledger(database)))
         resumed.set()
         for client in clients:
             client.join(60)
@@ -119,7 +119,7 @@ def pause(process: Any, database: str) -> None:
                 return
 
 
-def so_many(number: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def rows_if_count(number: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows if len(rows) == number else []
 
 

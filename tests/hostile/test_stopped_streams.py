@@ -324,23 +324,32 @@ async def test_pauses_between_lookups_grow_and_end(monkeypatch: pytest.MonkeyPat
 
 
 RECORDS = {
-    "an ordinary one": ({"total_cost": 0.0015, "is_byok": False}, 1_500_000),
-    "of the upstream, too": ({"total_cost": 0.0015, "upstream_inference_cost": 0.0012}, 1_500_000),
-    "not the own key": (
+    "plain cost": ({"total_cost": 0.0015, "is_byok": False}, 1_500_000),
+    "with the cost of the upstream": (
+        {"total_cost": 0.0015, "upstream_inference_cost": 0.0012},
+        1_500_000,
+    ),
+    "is_byok false": (
         {"total_cost": 0.0015, "upstream_inference_cost": 0.0012, "is_byok": False},
         1_500_000,
     ),
-    "the own key": (
+    "is_byok true": (
         {"total_cost": 0, "upstream_inference_cost": 0.0092, "is_byok": True},
         9_200_000,
     ),
-    "both": ({"total_cost": 0.0001, "upstream_inference_cost": 0.002, "is_byok": True}, 2_100_000),
-    "nearly true": ({"total_cost": 0.1, "upstream_inference_cost": 1, "is_byok": "true"}, 10**8),
-    "nothing": ({"total_cost": 0}, 0),
+    "is_byok with both costs": (
+        {"total_cost": 0.0001, "upstream_inference_cost": 0.002, "is_byok": True},
+        2_100_000,
+    ),
+    "is_byok as text": (
+        {"total_cost": 0.1, "upstream_inference_cost": 1, "is_byok": "true"},
+        10**8,
+    ),
+    "zero cost": ({"total_cost": 0}, 0),
     "below a nano-dollar": ({"total_cost": 1e-12}, 1),
-    "the own key at an unknown cost": ({"total_cost": 0, "is_byok": True}, None),
+    "is_byok without the cost of the upstream": ({"total_cost": 0, "is_byok": True}, None),
     "no cost yet": ({"total_cost": None}, None),
-    "none at all": ({}, None),
+    "no fields": ({}, None),
     "negative": ({"total_cost": -1}, None),
     "absurd": ({"total_cost": 1e300}, None),
     "true": ({"total_cost": True}, None),

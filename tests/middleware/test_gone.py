@@ -493,7 +493,7 @@ def test_complete_call_returns_its_connection_to_the_pool(drive: Drive, fake: Fa
 
 
 @asgi_only
-def test_asgi_app_is_told_of_a_call_without_its_client(
+def test_asgi_usage_of_a_call_without_its_client_is_reported(
     drive: Drive, fake: FakeWattfare, caplog: Any
 ) -> None:
     """It may have been billed: `on_usage` and the log report it with an unknown cost."""

@@ -68,7 +68,7 @@ def test_listed_request_headers_are_forwarded(drive: Drive, fake: FakeWattfare) 
     others = {
         "cookie": "session=1",
         "authorization": "Bearer browser",
-        "x-wattfare-user": "somebody else",
+        "x-wattfare-user": "another user",
         "accept-encoding": "gzip, br",
         "connection": "close",
         "te": "trailers",

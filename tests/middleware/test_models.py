@@ -212,11 +212,11 @@ def test_star_lists_all_models(drive: Drive, fake: FakeWattfare) -> None:
 
 
 def test_model_list_requires_a_user(drive: Drive, fake: FakeWattfare) -> None:
-    nobody = {"resolve_user": lambda request: None}
-    answer = drive(**nobody).request("GET", MODELS)
+    anonymous = {"resolve_user": lambda request: None}
+    answer = drive(**anonymous).request("GET", MODELS)
     assert (answer.status, answer.code) == (401, "auth")
     assert not fake.exchanges
-    assert drive(**nobody, allow_grants=True).request("GET", MODELS).status == 200
+    assert drive(**anonymous, allow_grants=True).request("GET", MODELS).status == 200
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,10 @@ async def test_asgi_app_gets_the_same_objects_and_no_extra_frame(path: str) -> N
         seen.append((scope, receive, send, len(frames)))
 
     async def receive() -> Any:
-        raise AssertionError("nobody asked")
+        raise AssertionError("receive() was called")
 
     async def send(message: Any) -> None:
-        raise AssertionError("nobody answered")
+        raise AssertionError("send() was called")
 
     scope = scope_of("POST", path, {})
     before = dict(scope)
@@ -94,7 +94,7 @@ def test_wsgi_app_gets_the_same_objects_and_no_extra_frame(path: str) -> None:
         return result
 
     def start_response(*args: Any) -> Any:
-        raise AssertionError("nobody answered")
+        raise AssertionError("start_response() was called")
 
     environ = environ_of("POST", path, {})
     before = dict(environ)

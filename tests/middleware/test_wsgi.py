@@ -66,10 +66,16 @@ def start_with(answer: list[Any]) -> Any:
     return start_response
 
 
-@pytest.mark.parametrize("referee", [validator, LintMiddleware])
+@pytest.mark.parametrize("validator_class", [validator, LintMiddleware])
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), REQUESTS)
 def test_validators_find_no_fault(
-    fake: FakeWattfare, referee: Any, method: str, path: str, headers: Any, body: bytes, status: int
+    fake: FakeWattfare,
+    validator_class: Any,
+    method: str,
+    path: str,
+    headers: Any,
+    body: bytes,
+    status: int,
 ) -> None:
     """One validator around the middleware and one inside it: their warnings are errors here."""
     # werkzeug's validator expects a length in a 204, which RFC 9110, 8.6 forbids, and compares the
@@ -79,7 +85,7 @@ def test_validators_find_no_fault(
     if method == "HEAD":
         warnings.filterwarnings("ignore", "Content-Length and the number of bytes sent")
     middleware: Any = WattfareMiddleware(
-        referee(_wsgi_app),
+        validator_class(_wsgi_app),
         interface="wsgi",
         resolve_user=lambda request: "user_1",
         secret_key=SECRET_KEY,
@@ -88,7 +94,7 @@ def test_validators_find_no_fault(
     )
     environ = environ_of(method, path, with_length(headers, body), body)
     got: list[Any] = []
-    result = referee(middleware)(environ, start_with(got))
+    result = validator_class(middleware)(environ, start_with(got))
     content = b"".join(result)
     result.close()
     assert got == [status]
@@ -96,8 +102,10 @@ def test_validators_find_no_fault(
     middleware.close()
 
 
-@pytest.mark.parametrize("referee", [validator, LintMiddleware])
-def test_validators_find_no_fault_in_a_broken_stream(fake: FakeWattfare, referee: Any) -> None:
+@pytest.mark.parametrize("validator_class", [validator, LintMiddleware])
+def test_validators_find_no_fault_in_a_broken_stream(
+    fake: FakeWattfare, validator_class: Any
+) -> None:
     fake.script = lambda x: x.stream(word("one"), b"data: half")
     middleware: Any = WattfareMiddleware(
         _wsgi_app, resolve_user=lambda r: "u", secret_key=SECRET_KEY, base_url=fake.url
@@ -105,7 +113,7 @@ def test_validators_find_no_fault_in_a_broken_stream(fake: FakeWattfare, referee
     body = body_of(stream=True)
     got: list[Any] = []
     environ = environ_of("POST", INFERENCE, with_length(JSON, body), body)
-    result = referee(middleware)(environ, start_with(got))
+    result = validator_class(middleware)(environ, start_with(got))
     assert b"broke off" in b"".join(result)
     result.close()
     middleware.close()

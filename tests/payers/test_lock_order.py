@@ -154,7 +154,7 @@ async def test_app_deleted_during_a_redemption_causes_no_deadlock(
                     lambda other: apps.delete_app(other, world.app_id, utc_now()),
                 )
             )
-            until_somebody_waits(sql)
+            until_a_lock_is_awaited(sql)
             then(sql, world)
 
         await world.store.transact(job)
@@ -162,7 +162,7 @@ async def test_app_deleted_during_a_redemption_causes_no_deadlock(
     await nothing_is_connected(world)
 
 
-def until_somebody_waits(sql: Sql) -> None:
+def until_a_lock_is_awaited(sql: Sql) -> None:
     """Waits until another transaction of this database waits for one of our locks."""
     wanted = text(
         "SELECT count(*) FROM pg_locks"

@@ -50,7 +50,7 @@ def entry_of(row: Row) -> dict[str, Any]:
 
 
 @dataclass
-class Till:
+class BilledService:
     """A running service in front of an upstream."""
 
     app: App
@@ -71,7 +71,7 @@ class Till:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Till]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BilledService]:
     with ExitStack() as running:
         upstream = running.enter_context(run_upstream())
         upstream.models = {"data": [entry_of(row) for _, row in ROWS]}
@@ -79,7 +79,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Till]:
         served = running.enter_context(run_service(folder, "--upstream", upstream.url))
         app = running.enter_context(served.app())
         app.connect(monthlyUsd=1000)
-        yield Till(app, upstream)
+        yield BilledService(app, upstream)
 
 
 def answering(provider: Provider, row: Row) -> Any:
@@ -114,7 +114,7 @@ def without_usage(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @each_row
-def test_bill_of_an_answer(service: Till, provider: Provider, row: Row) -> None:
+def test_bill_of_an_answer(service: BilledService, provider: Provider, row: Row) -> None:
     service.upstream.script = answering(provider, row)
     answer, billed = service.ask(row)
     assert billed == row.bill
@@ -136,13 +136,15 @@ COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens"}
 
 
 @each_row
-def test_bill_of_a_stream(service: Till, provider: Provider, row: Row) -> None:
+def test_bill_of_a_stream(service: BilledService, provider: Provider, row: Row) -> None:
     service.upstream.script = answering(provider, row)
     for asking in ASKING:
         check_stream(service, provider, row, asking)
 
 
-def check_stream(service: Till, provider: Provider, row: Row, asking: dict[str, Any]) -> None:
+def check_stream(
+    service: BilledService, provider: Provider, row: Row, asking: dict[str, Any]
+) -> None:
     answer, billed = service.ask(row, stream=True, **asking)
     bill = row.bill if row.stream_bill is None else row.stream_bill
     assert billed == bill

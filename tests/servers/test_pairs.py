@@ -124,9 +124,9 @@ def test_first_run_and_the_apps_own_view(
     client = openai_for(server, user)
 
     # No user is signed in.
-    with pytest.raises(openai.AuthenticationError) as nobody:
+    with pytest.raises(openai.AuthenticationError) as anonymous:
         openai_for(server, None).chat.completions.create(model=ECHO, messages=says("hi"))
-    assert nobody.value.code == "auth"
+    assert anonymous.value.code == "auth"
     failed = sdk.generate(**by_sdk(server, None, "hi"))
     assert (failed["event"], failed["status"], failed["code"]) == ("failed", 401, "auth")
     assert browser.get(f"{server.url}/spent").status_code == 401

@@ -41,7 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @dataclass
-class Someone:
+class Payer:
     """A payer with a signed-in browser."""
 
     payer: SignedIn
@@ -83,27 +83,25 @@ async def arrive(service: Service, store: Store) -> AsyncIterator[Callable[[], A
     """Creates another payer."""
     with ExitStack() as stack:
 
-        async def arrive() -> Someone:
+        async def arrive() -> Payer:
             payer = await new_payer(store)
             browser = stack.enter_context(Browser(service, payer.cookie))
-            return Someone(payer, browser, store)
+            return Payer(payer, browser, store)
 
         yield arrive
 
 
 @pytest.fixture
-async def ada(arrive: Callable[[], Any]) -> Someone:
+async def ada(arrive: Callable[[], Any]) -> Payer:
     return await arrive()
 
 
 @pytest.fixture
-async def bob(arrive: Callable[[], Any]) -> Someone:
+async def bob(arrive: Callable[[], Any]) -> Payer:
     return await arrive()
 
 
-async def add_calls(
-    ada: Someone, app: App, count: int, *, user: str = "u1", **columns: Any
-) -> None:
+async def add_calls(ada: Payer, app: App, count: int, *, user: str = "u1", **columns: Any) -> None:
     """Writes rows of the ledger without calls."""
     now = int(time.time())
     rows = [
@@ -145,7 +143,7 @@ async def test_budget_page_needs_a_sign_in(service: Service) -> None:
             assert location.startswith("/sign-in?next=%2Fbudget")
 
 
-async def test_budget_page_shows_what_each_app_spends(ada: Someone, app: App) -> None:
+async def test_budget_page_shows_what_each_app_spends(ada: Payer, app: App) -> None:
     await ada.pays_for(app, cap=20 * USD, label="ada@example.com")
     assert app.chat("one two three").status_code == 200
     page = ada.budget()
@@ -159,7 +157,7 @@ async def test_budget_page_shows_what_each_app_spends(ada: Someone, app: App) ->
 
 
 async def test_payer_cannot_see_the_calls_of_another_payer(
-    ada: Someone, bob: Someone, service: Service
+    ada: Payer, bob: Payer, service: Service
 ) -> None:
     with service.app() as app:
         await ada.pays_for(app, "user-of-ada", label="label-of-ada")
@@ -167,11 +165,11 @@ async def test_payer_cannot_see_the_calls_of_another_payer(
         # Both have paid for the same user of the same app.
         await ada.pays_for(app, "shared", label="shared-by-ada")
         await bob.pays_for(app, "shared", label="shared-by-bob")
-        for someone, name in ((ada, "ada"), (bob, "bob")):
-            await add_calls(someone, app, 2, user="shared", model=f"model-of-{name}")
-        for someone, own, other in ((ada, "ada", "bob"), (bob, "bob", "ada")):
+        for payer, name in ((ada, "ada"), (bob, "bob")):
+            await add_calls(payer, app, 2, user="shared", model=f"model-of-{name}")
+        for payer, own, other in ((ada, "ada", "bob"), (bob, "bob", "ada")):
             texts = [
-                someone.browser.http.get(path).text
+                payer.browser.http.get(path).text
                 for path in ("/budget", "/budget/calls", "/budget/calls.csv", "/budget/ended")
             ]
             text = "".join(texts)
@@ -192,7 +190,7 @@ async def test_payer_cannot_see_the_calls_of_another_payer(
 
 
 async def test_payer_cannot_change_or_stop_the_connection_of_another(
-    ada: Someone, bob: Someone, app: App
+    ada: Payer, bob: Payer, app: App
 ) -> None:
     await ada.pays_for(app, label="of-ada")
     form = ada.budget().form("Stop")
@@ -214,7 +212,7 @@ async def test_payer_cannot_change_or_stop_the_connection_of_another(
 
 
 async def test_replaced_connection_is_shown_to_its_former_payer(
-    ada: Someone, bob: Someone, app: App
+    ada: Payer, bob: Payer, app: App
 ) -> None:
     await ada.pays_for(app, label="mine")
     await bob.pays_for(app, label="not yours")
@@ -226,7 +224,7 @@ async def test_replaced_connection_is_shown_to_its_former_payer(
     assert [form for form in page.forms if form.button == "Stop"] == []
 
 
-async def test_markup_in_texts_of_an_app_is_escaped(ada: Someone, service: Service) -> None:
+async def test_markup_in_texts_of_an_app_is_escaped(ada: Payer, service: Service) -> None:
     keys = service.create_app(name=f"App {SCRIPT}")
     with App(service, keys) as app:
         await ada.pays_for(app, f"user {SCRIPT}")
@@ -247,7 +245,7 @@ async def test_markup_in_texts_of_an_app_is_escaped(ada: Someone, service: Servi
         assert f"model {SCRIPT}" in ada.budget().text
 
 
-async def test_largest_page_is_small(ada: Someone, service: Service) -> None:
+async def test_largest_page_is_small(ada: Payer, service: Service) -> None:
     """It has the maximum number of rows, with the longest names."""
     long = '"' * 256
     with App(service, service.create_app(name=long)) as app:
@@ -279,7 +277,7 @@ async def test_largest_page_is_small(ada: Someone, service: Service) -> None:
 # -- pages of rows
 
 
-async def test_calls_are_shown_in_pages(ada: Someone, app: App) -> None:
+async def test_calls_are_shown_in_pages(ada: Payer, app: App) -> None:
     await ada.pays_for(app)
     await add_calls(ada, app, 60)
     page = ada.browser.get("/budget/calls")
@@ -295,7 +293,7 @@ async def test_calls_are_shown_in_pages(ada: Someone, app: App) -> None:
     assert models(ada.budget()) == [f"m{number}" for number in range(59, 54, -1)]
 
 
-async def test_new_call_does_not_move_rows_between_pages(ada: Someone, app: App) -> None:
+async def test_new_call_does_not_move_rows_between_pages(ada: Payer, app: App) -> None:
     await ada.pays_for(app)
     await add_calls(ada, app, 30)
     older = ada.browser.get("/budget/calls").link("Older calls")
@@ -303,7 +301,7 @@ async def test_new_call_does_not_move_rows_between_pages(ada: Someone, app: App)
     assert models(ada.browser.get(older)) == ["m4", "m3", "m2", "m1", "m0"]
 
 
-async def test_apps_are_shown_in_pages(ada: Someone, app: App) -> None:
+async def test_apps_are_shown_in_pages(ada: Payer, app: App) -> None:
     for number in range(13):
         await ada.pays_for(app, f"u{number}", label=f"label-{number:02d}")
     page = ada.budget()
@@ -332,14 +330,14 @@ async def test_apps_are_shown_in_pages(ada: Someone, app: App) -> None:
         "/budget/calls?before=%00",
     ],
 )
-async def test_made_up_page_link_is_refused(ada: Someone, path: str) -> None:
+async def test_made_up_page_link_is_refused(ada: Payer, path: str) -> None:
     page = ada.browser.get(path)
     assert page.answer.status_code == 400
     check_page(page)
 
 
 @pytest.mark.parametrize("key", ["x", "0" * 32, "..", "%2e%2e", "%00", "%f0%9f%92%a3"])
-async def test_made_up_connection_is_not_found(ada: Someone, key: str) -> None:
+async def test_made_up_connection_is_not_found(ada: Payer, key: str) -> None:
     csrf = token_of(ada.browser)
     for path in (f"/budget/connections/{key}/stop", f"/budget/grants/{key}/stop"):
         assert ada.browser.post(path, {"csrf": csrf}).status_code == 404
@@ -348,7 +346,7 @@ async def test_made_up_connection_is_not_found(ada: Someone, key: str) -> None:
 # -- the month
 
 
-async def test_spending_of_last_month_does_not_count(ada: Someone, app: App) -> None:
+async def test_spending_of_last_month_does_not_count(ada: Payer, app: App) -> None:
     await ada.pays_for(app, cap=USD)
     month = month_of(utc_now() - timedelta(days=32))
     row = {"app_id": app.keys.app_id, "user_id": "u1", "payer_id": ada.payer_id}
@@ -359,7 +357,7 @@ async def test_spending_of_last_month_does_not_count(ada: Someone, app: App) -> 
     assert "$0.00 of $1.00 spent, $1.00 left" in ada.budget().text
 
 
-async def test_call_in_flight_is_shown_separately(ada: Someone, app: App) -> None:
+async def test_call_in_flight_is_shown_separately(ada: Payer, app: App) -> None:
     await ada.pays_for(app, cap=USD)
     row = {"app_id": app.keys.app_id, "user_id": "u1", "payer_id": ada.payer_id}
     await write(
@@ -376,7 +374,7 @@ async def test_call_in_flight_is_shown_separately(ada: Someone, app: App) -> Non
 # -- who pays
 
 
-async def test_page_shows_the_payment_method(ada: Someone, bob: Someone, app: App) -> None:
+async def test_page_shows_the_payment_method(ada: Payer, bob: Payer, app: App) -> None:
     assert "paid by" not in ada.budget().text
     mine, other = await add_funding(ada, "My <key>"), await add_funding(bob, "Key of bob")
     await ada.store.connect(
@@ -405,7 +403,7 @@ async def test_page_shows_the_ceiling_of_the_operator(tmp_path: Path) -> None:
         async with store_of(service.database) as store:
             payer = await new_payer(store)
             with Browser(service, payer.cookie) as browser, service.app("live") as app:
-                ada = Someone(payer, browser, store)
+                ada = Payer(payer, browser, store)
                 await ada.pays_for(app, cap=20 * USD)
                 page = ada.budget()
                 assert "$0.00 of $10.00 spent, $10.00 left" in page.text
@@ -433,7 +431,7 @@ async def test_page_shows_the_ceiling_of_the_operator(tmp_path: Path) -> None:
         ("20", "$20.00"),
     ],
 )
-async def test_lowering_a_cap(ada: Someone, app: App, written: str, shown: str) -> None:
+async def test_lowering_a_cap(ada: Payer, app: App, written: str, shown: str) -> None:
     await ada.pays_for(app, cap=20 * USD)
     await grow_old(ada.store, ada.payer)  # this needs no recent sign-in
     page = ada.browser.get(ada.budget().link("Change"))
@@ -446,7 +444,7 @@ async def test_lowering_a_cap(ada: Someone, app: App, written: str, shown: str) 
     assert app.status()["limits"]["monthlyUsd"] == float(written.strip(" $"))
 
 
-async def test_raising_a_cap_needs_a_recent_sign_in(ada: Someone, app: App) -> None:
+async def test_raising_a_cap_needs_a_recent_sign_in(ada: Payer, app: App) -> None:
     await ada.pays_for(app, cap=20 * USD)
     form = ada.browser.get(ada.budget().link("Change")).form("Save")
     assert ada.browser.send(form, cap="21").status_code == 303
@@ -464,7 +462,7 @@ async def test_raising_a_cap_needs_a_recent_sign_in(ada: Someone, app: App) -> N
     assert ada.browser.send(form, cap="21").status_code == 303
 
 
-async def test_no_cap_has_its_own_checkbox(ada: Someone, app: App) -> None:
+async def test_no_cap_has_its_own_checkbox(ada: Payer, app: App) -> None:
     await ada.pays_for(app, cap=20 * USD)
     form = ada.browser.get(ada.budget().link("Change")).form("Save")
     assert "unlimited" not in form.fields
@@ -482,7 +480,7 @@ async def test_no_cap_has_its_own_checkbox(ada: Someone, app: App) -> None:
     "written",
     ["", "x", "-1", "1e3", "1,5", "1.2.3", "NaN", "Infinity", "1000000001", "9" * 400, "٣", "0x10"],
 )
-async def test_invalid_cap_changes_nothing(ada: Someone, app: App, written: str) -> None:
+async def test_invalid_cap_changes_nothing(ada: Payer, app: App, written: str) -> None:
     await ada.pays_for(app, cap=20 * USD)
     form = ada.browser.get(ada.budget().link("Change")).form("Save")
     answer = ada.browser.send(form, cap=written)
@@ -497,7 +495,7 @@ async def test_invalid_cap_changes_nothing(ada: Someone, app: App, written: str)
 # -- stop
 
 
-async def test_stop_ends_a_connection(ada: Someone, app: App) -> None:
+async def test_stop_ends_a_connection(ada: Payer, app: App) -> None:
     await ada.pays_for(app)
     form = ada.budget().form("Stop")
     page = ada.browser.follow(ada.browser.send(form))
@@ -512,7 +510,7 @@ async def test_stop_ends_a_connection(ada: Someone, app: App) -> None:
     assert ada.browser.get(path).answer.status_code == 404
 
 
-async def test_stop_cuts_off_a_stream(ada: Someone, app: App) -> None:
+async def test_stop_cuts_off_a_stream(ada: Payer, app: App) -> None:
     await ada.pays_for(app)
     form = ada.budget().form("Stop")
     body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
@@ -541,7 +539,7 @@ async def test_stop_cuts_off_a_stream_of_another_process(tmp_path: Path) -> None
         async with store_of(first.database) as store:
             payer = await new_payer(store)
             with Browser(first, payer.cookie) as browser, second.app() as app:
-                ada = Someone(payer, browser, store)
+                ada = Payer(payer, browser, store)
                 await ada.pays_for(app)
                 form = ada.budget().form("Stop")
                 body = chat_body("word " * 2000, model="wattfare/echo-slow", stream=True)
@@ -561,7 +559,7 @@ async def test_stop_cuts_off_a_stream_of_another_process(tmp_path: Path) -> None
                 assert json.loads(last[6:])["error"]["code"] == "not_connected"
 
 
-async def test_grant_is_shown_and_can_be_stopped(ada: Someone, bob: Someone, app: App) -> None:
+async def test_grant_is_shown_and_can_be_stopped(ada: Payer, bob: Payer, app: App) -> None:
     await write(ada.store, insert(schema.grants).values(grant_of(ada, app)))
     page = ada.budget()
     assert "$0.00 of $1.00 spent, 3 calls left, until" in page.text
@@ -577,7 +575,7 @@ async def test_grant_is_shown_and_can_be_stopped(ada: Someone, bob: Someone, app
 # -- forms
 
 
-async def test_form_of_another_sign_in_is_refused(ada: Someone, bob: Someone, app: App) -> None:
+async def test_form_of_another_sign_in_is_refused(ada: Payer, bob: Payer, app: App) -> None:
     await ada.pays_for(app)
     form = ada.budget().form("Stop")
     for csrf in (token_of(bob.browser), form.fields["csrf"][:-1], "", form.fields["csrf"] + "A"):
@@ -593,7 +591,7 @@ async def test_form_of_another_sign_in_is_refused(ada: Someone, bob: Someone, ap
 # -- export
 
 
-async def test_export_has_each_row(ada: Someone, app: App) -> None:
+async def test_export_has_each_row(ada: Payer, app: App) -> None:
     await ada.pays_for(app)
     await add_calls(ada, app, 2345, billed_nanos=7)
     first = await first_row(ada)
@@ -626,7 +624,7 @@ async def test_export_has_each_row(ada: Someone, app: App) -> None:
     ],
 )
 async def test_text_in_the_export_cannot_become_a_formula(
-    ada: Someone, service: Service, before: str, formula: str
+    ada: Payer, service: Service, before: str, formula: str
 ) -> None:
     name, escaped = f"{before}{formula}", f"{before}'{formula}"
     keys = service.create_app()
@@ -647,7 +645,7 @@ async def test_text_in_the_export_cannot_become_a_formula(
 
 
 async def test_delete_my_data_deletes_every_row_of_the_payer(
-    ada: Someone, bob: Someone, app: App
+    ada: Payer, bob: Payer, app: App
 ) -> None:
     await ada.pays_for(app, label="ada@example.com")
     await ada.pays_for(app, "u2", label="ada@example.com")
@@ -689,7 +687,7 @@ async def test_delete_my_data_deletes_every_row_of_the_payer(
     assert kept["funding"][0]["ciphertext"] == b"secret"
 
 
-async def test_delete_needs_a_recent_sign_in(ada: Someone, app: App) -> None:
+async def test_delete_needs_a_recent_sign_in(ada: Payer, app: App) -> None:
     await ada.pays_for(app)
     form = ada.browser.get("/budget/delete").form("Delete my data")
     await grow_old(ada.store, ada.payer)
@@ -703,9 +701,9 @@ async def test_delete_needs_a_recent_sign_in(ada: Someone, app: App) -> None:
 # -- helpers of the tests above
 
 
-def key_of(someone: Someone, label: str) -> str:
+def key_of(payer: Payer, label: str) -> str:
     """The key of the connection with this label."""
-    text = someone.browser.http.get("/budget").text
+    text = payer.browser.http.get("/budget").text
     found = re.search(
         rf"{re.escape(label)}.*?/budget/connections/([0-9a-f]{{32}})", text, re.DOTALL
     )
@@ -713,7 +711,7 @@ def key_of(someone: Someone, label: str) -> str:
     return found[1]
 
 
-def grant_of(someone: Someone, app: App) -> dict[str, Any]:
+def grant_of(payer: Payer, app: App) -> dict[str, Any]:
     """A row for a grant that this payer has approved."""
     return {
         "token_hash": secrets.token_hex(32),
@@ -723,21 +721,19 @@ def grant_of(someone: Someone, app: App) -> dict[str, Any]:
         "expires_at": int(time.time()) + 3600,
         "billed_nanos": 0,
         "reserved_nanos": 0,
-        "payer_id": someone.payer_id,
+        "payer_id": payer.payer_id,
     }
 
 
-async def first_row(someone: Someone) -> int:
+async def first_row(payer: Payer) -> int:
     """The id of the payer's first row in the ledger."""
-    wanted = select(func.min(schema.ledger.c.id)).where(
-        schema.ledger.c.payer_id == someone.payer_id
-    )
-    return await someone.store.transact(lambda sql: sql.execute(wanted).scalar_one())
+    wanted = select(func.min(schema.ledger.c.id)).where(schema.ledger.c.payer_id == payer.payer_id)
+    return await payer.store.transact(lambda sql: sql.execute(wanted).scalar_one())
 
 
-async def add_credentials(someone: Someone) -> None:
+async def add_credentials(payer: Payer) -> None:
     """Adds a row to each table that refers to a payer."""
-    payer = {"payer_id": someone.payer_id}
+    owner = {"payer_id": payer.payer_id}
     name = secrets.token_hex(8)
     rows: dict[str, dict[str, Any]] = {
         "passkeys": {
@@ -750,17 +746,17 @@ async def add_credentials(someone: Someone) -> None:
         "recovery_codes": {"code_hash": name},
         "challenges": {"id_hash": name, "kind": "k", "challenge": b"c", "expires_at": 1},
     }
-    await add_funding(someone, "ada@example.com")
+    await add_funding(payer, "ada@example.com")
     for table, row in rows.items():
-        await write(someone.store, insert(schema.metadata.tables[table]).values(**payer, **row))
+        await write(payer.store, insert(schema.metadata.tables[table]).values(**owner, **row))
 
 
-async def add_funding(someone: Someone, label: str) -> str:
+async def add_funding(payer: Payer, label: str) -> str:
     """Adds a key of this payer; returns its id."""
     id_ = secrets.token_hex(8)
     row = insert(schema.funding).values(
         id=id_,
-        payer_id=someone.payer_id,
+        payer_id=payer.payer_id,
         kind="key",
         upstream="https://upstream.example/v1",
         label=label,
@@ -770,12 +766,12 @@ async def add_funding(someone: Someone, label: str) -> str:
         checked_at=1,
         created_at=1,
     )
-    await write(someone.store, row)
+    await write(payer.store, row)
     return id_
 
 
-async def rows_of_funding(someone: Someone) -> list[str]:
-    return [row["id"] for row in (await rows_with(someone.store, someone.payer_id))["funding"]]
+async def rows_of_funding(payer: Payer) -> list[str]:
+    return [row["id"] for row in (await rows_with(payer.store, payer.payer_id))["funding"]]
 
 
 async def rows_with(store: Store, payer_id: str) -> dict[str, list[Any]]:

@@ -443,9 +443,9 @@ async def test_funding_pages_need_a_recent_sign_in(
 
 
 def test_funding_pages_need_a_sign_in(funded: Service) -> None:
-    with Browser(funded) as nobody:
+    with Browser(funded) as anonymous:
         for path in ("/funding", "/funding/abc/remove"):
-            answer = nobody.http.get(path)
+            answer = anonymous.http.get(path)
             assert answer.status_code == 303
             assert answer.headers["location"].startswith("/sign-in?next=")
 

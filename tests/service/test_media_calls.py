@@ -212,7 +212,7 @@ def test_pdf_is_reserved_and_billed(app: App, upstream: Upstream) -> None:
         ("", 300 * 10_000 + 2 * 50_000),
     ],
 )
-def test_dearest_fallback_is_reserved(
+def test_most_expensive_fallback_is_reserved(
     app: App, upstream: Upstream, answered: str, bill: int, stream: bool
 ) -> None:
     """The model that answers is billed. If the answer does not name it, the most expensive model is
@@ -224,7 +224,7 @@ def test_dearest_fallback_is_reserved(
     assert billed(app) == bill
 
 
-def test_dearest_fallback_sets_the_limit(app: App, upstream: Upstream) -> None:
+def test_most_expensive_fallback_sets_the_limit(app: App, upstream: Upstream) -> None:
     body = body_of(model=GEMINI, models=[DEAR])
     app.connect(monthlyUsd=(text_of(body) * 10_000 + 40 * 50_000) / 1e9)
     answer = app.http.post("/chat/completions", json=body, headers=app.paid_by("u1"))

@@ -89,7 +89,7 @@ def raw(data: bytes) -> Callable[[Exchange], None]:
 WHOLE = {
     "cost": ({**USAGE, "cost": 0.000123}, 123_000),
     "cost below a nano-dollar": ({"cost": 1e-10}, 1),
-    "cost of nothing": ({**USAGE, "cost": 0}, 0),
+    "zero cost": ({**USAGE, "cost": 0}, 0),
     "tokens": (USAGE, 5 * 1000 + 3 * 2000),
     "nothing": (None, metered(2)),
     "cost too high": ({**USAGE, "cost": 0.0005}, RESERVED),
@@ -99,12 +99,12 @@ WHOLE = {
     "cost NaN": ({**USAGE, "cost": float("nan")}, 11_000),
     "cost infinite": ({**USAGE, "cost": float("inf")}, 11_000),
     "cost as text": ({**USAGE, "cost": "0.000123"}, 123_000),
-    "cost no number": ({**USAGE, "cost": "cheap"}, 11_000),
+    "cost not a number": ({**USAGE, "cost": "cheap"}, 11_000),
     "cost true": ({**USAGE, "cost": True}, 11_000),
     "cost absurd": ({**USAGE, "cost": 1e300}, 11_000),
     "tokens negative": ({"prompt_tokens": -5, "completion_tokens": 3}, metered(3)),
     "tokens as text": ({"prompt_tokens": "5", "completion_tokens": 3}, 11_000),
-    "tokens by halves": ({"prompt_tokens": 5}, 5 * 1000 + 2 * 2000),
+    "prompt tokens only": ({"prompt_tokens": 5}, 5 * 1000 + 2 * 2000),
     "tokens absurd": ({"prompt_tokens": 10**30, "completion_tokens": 3}, metered(3)),
     "all zero": ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, metered(2)),
     "usage a string": ("cost: 1", metered(2)),
@@ -193,7 +193,7 @@ def test_bill_of_a_stream(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("reported", [True, False], ids=["and says so", "and does not"])
+@pytest.mark.parametrize("reported", [True, False], ids=["with usage", "without usage"])
 def test_upstream_that_ignores_its_limit_is_cut_off(
     app: App, upstream: Upstream, stream: bool, reported: bool
 ) -> None:

@@ -197,7 +197,7 @@ def funding_of(payer_id: str, name: str) -> dict[str, Any]:
         (0, 1, False),
     ],
 )
-async def test_raises_cap_compares_two_caps(
+async def test_raising_a_cap_needs_a_recent_sign_in(
     store: Store, app: App, ada: str, before: int | None, after: int | None, lowers: bool
 ) -> None:
     await store.connect(app.id, "u1", before, payer_id=ada)

@@ -48,9 +48,9 @@ REFUSED = [
     Refused("POST", INFERENCE, 403, "invalid_request", JSON, ask("openai/o1")),
     Refused("POST", INFERENCE, 413, "invalid_request", JSON, ask(user="x" * 2000)),
     Refused("POST", TOKEN, 403, "invalid_request", {"sec-fetch-site": "cross-site"}),
-    Refused("POST", TOKEN, 401, "auth", {"x-nobody": "1"}),
-    Refused("POST", INFERENCE, 401, "auth", {**JSON, "x-nobody": "1"}, ask()),
-    Refused("GET", STATUS, 401, "auth", {"x-nobody": "1"}),
+    Refused("POST", TOKEN, 401, "auth", {"x-signed-out": "1"}),
+    Refused("POST", INFERENCE, 401, "auth", {**JSON, "x-signed-out": "1"}, ask()),
+    Refused("GET", STATUS, 401, "auth", {"x-signed-out": "1"}),
     Refused(
         "OPTIONS",
         TOKEN,
