@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from .error_responses import LetThrough, respond_to_error
     from .errors import WattfareError
     from .handles import AsyncUser, User
+    from .middleware.answers import Answer, AsyncAnswer
     from .middleware.asgi import (
         Receive,
         Scope,
@@ -120,7 +121,6 @@ if TYPE_CHECKING:
         below_mount,
         request_from_scope,
     )
-    from .middleware.base import Answer, AsyncAnswer
     from .middleware.options import (
         Options,
         adapt_options,
@@ -190,6 +190,7 @@ _HOMES = {
     "error_responses": ("LetThrough", "respond_to_error"),
     "errors": ("WattfareError",),
     "handles": ("AsyncUser", "User"),
+    "middleware.answers": ("Answer", "AsyncAnswer"),
     "middleware.asgi": (
         "Receive",
         "Scope",
@@ -199,7 +200,6 @@ _HOMES = {
         "below_mount",
         "request_from_scope",
     ),
-    "middleware.base": ("Answer", "AsyncAnswer"),
     "middleware.options": (
         "Options",
         "adapt_options",

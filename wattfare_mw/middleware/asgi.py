@@ -24,7 +24,8 @@ from ..transport.base import LoopPool
 from ..transport.idle import NEVER, IdleTimer
 from ..users import CallFunction
 from ..web import Request, Response
-from .base import AsyncAnswer, Middleware
+from .answers import AsyncAnswer
+from .base import Middleware
 from .gate import Gate, ReadBody, cut_short, is_json
 from .interface import single_callable
 from .options import Options, check_options, hide_secret_key

@@ -19,7 +19,8 @@ from ..handles import User
 from ..headers import Headers
 from ..receiving import too_large
 from ..web import Request
-from .base import Answer, Middleware
+from .answers import Answer
+from .base import Middleware
 from .gate import ReadBody, cut_short, is_json
 from .options import Options, check_options, hide_secret_key
 from .relay import Record, Relay
