@@ -17,7 +17,7 @@ from .transport import AsyncHTTPResponse, HTTPResponse
 from .types import MAX_WAIT_SECONDS, ConnectionStatus, OnLowBudget, TokenUsage, UserId, user_id_text
 
 if TYPE_CHECKING:
-    import openai
+    from openai import AsyncOpenAI, OpenAI
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class _Handle(Generic[C]):
 
 
 class _PayingHandle(_Handle[C]):
-    def openai(self, **options: Any) -> openai.OpenAI:
+    def openai(self, **options: Any) -> OpenAI:
         """Create a client of the openai package. This user or grant pays for its calls.
 
         It is an ``openai.OpenAI``, so any code or library that accepts one can use it. Its
@@ -130,7 +130,7 @@ class _PayingHandle(_Handle[C]):
 
         return sync_client(self._paid_by, options)
 
-    def async_openai(self, **options: Any) -> openai.AsyncOpenAI:
+    def async_openai(self, **options: Any) -> AsyncOpenAI:
         """:meth:`openai`, for asyncio. One client can be used in several event loops."""
         from .integrations.openai import async_client
 

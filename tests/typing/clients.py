@@ -11,6 +11,7 @@ from typing import assert_type
 import aiohttp
 import httpx
 import httpx2
+import openai
 
 from wattfare_mw import (
     AsyncGrant,
@@ -30,6 +31,8 @@ from wattfare_mw import (
     Wattfare,
     WattfareError,
     WattfareMiddleware,
+    current_async_user,
+    current_user,
     to_wattfare_error,
 )
 
@@ -106,6 +109,15 @@ def errors(error: Exception) -> None:
     assert_type(found, WattfareError | None)
     if found is not None:
         assert_type(found.retry_after, float | None)
+
+
+# Each handle has openai clients.
+def openai_clients(
+    user: User, async_user: AsyncUser, grant: Grant, async_grant: AsyncGrant
+) -> None:
+    for payer in (user, async_user, grant, async_grant, current_user, current_async_user):
+        assert_type(payer.openai(max_retries=0), openai.OpenAI)
+        assert_type(payer.async_openai(max_retries=0), openai.AsyncOpenAI)
 
 
 # The clients work in `with` blocks.
