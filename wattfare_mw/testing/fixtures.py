@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _OPTION = "wattfare_environment"
 _environment = pytest.StashKey[Environment]()
-_failed = pytest.StashKey[bool]()
+_passed = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,12 +61,12 @@ def _set_environment(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
+    item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Record which tests have failed."""
+    """Record if the test has passed. A test can run again, so its last run counts."""
     report = yield
-    if report.failed:
-        item.stash[_failed] = True
+    if report.when != "teardown":
+        item.stash[_passed] = report.passed
     return report
 
 
@@ -97,7 +97,7 @@ def wattfare(
     failure = ""
     try:
         # A failed test may have left a stream open, so report only its own failure.
-        service.close(check=_failed not in request.node.stash)
+        service.close(check=request.node.stash.get(_passed, True))
     except AssertionError as error:
         failure = str(error)
     if failure:
