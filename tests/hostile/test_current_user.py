@@ -798,16 +798,6 @@ def test_app_is_not_wrapped_without_the_option() -> None:
         assert wrapped._app_and_range[0] is app
 
 
-def test_current_user_option_must_be_a_boolean() -> None:
-    with pytest.raises(TypeError, match="current_user must be True or False"):
-        WattfareMiddleware(
-            streaming,
-            interface="wsgi",
-            resolve_user=who,
-            **{**NO_SERVICE, "current_user": "yes"},
-        )
-
-
 def test_replaced_inner_app_has_a_current_user() -> None:
     def later(_environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])

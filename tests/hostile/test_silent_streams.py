@@ -352,7 +352,7 @@ def test_heartbeat_none_forwards_no_comment(drive: Drive, fake: FakeWattfare) ->
 
 @pytest.mark.parametrize("heartbeat", [0, -1, True, "15", float("nan"), float("inf"), 3601])
 def test_invalid_heartbeat_raises_value_error(heartbeat: Any) -> None:
-    with pytest.raises(ValueError, match="heartbeat"):
+    with pytest.raises(ValueError, match="heartbeat must be above 0 and at most 3,600"):
         WattfareMiddleware(
             asgi_app, resolve_user=lambda _: "u", secret_key=SECRET_KEY, heartbeat=heartbeat
         )

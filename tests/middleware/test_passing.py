@@ -190,6 +190,22 @@ def test_invalid_paths_raise_at_start(drive: Drive, paths: Any) -> None:
         drive(**paths)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        *({name: True} for name in ("token_path", "inference_path", "status_path", "client_path")),
+        {"client_path": 5},
+        {"allow_grants": "no"},
+        {"allow_grants": None},
+        {"current_user": "yes"},
+    ],
+    ids=str,
+)
+def test_option_of_another_type_is_named(drive: Drive, option: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(option))} must be "):
+        drive(**option)
+
+
 def test_query_does_not_change_the_path(drive: Drive) -> None:
     assert drive().request("POST", TOKEN, query="a=/api/b&c").status == 200
 

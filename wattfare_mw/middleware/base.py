@@ -52,8 +52,10 @@ class Middleware:
         current_user: bool = False,
     ) -> None:
         secret_key = hidden(secret_key)
-        if not isinstance(current_user, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError("current_user must be True or False")
+        for name, switch in {"allow_grants": allow_grants, "current_user": current_user}.items():
+            # A text such as "no" would turn the option on.
+            if not isinstance(switch, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{name} must be True or False")
         self.has_current_user = current_user
         self.app = app
         own, self._owns_client = client_for(self._client_kind, client, secret_key, base_url)

@@ -99,7 +99,9 @@ class Gate:
         if heartbeat is not None and not (
             type(heartbeat) in (int, float) and 0 < heartbeat <= MAX_HEARTBEAT
         ):
-            raise ValueError(f"heartbeat must be at most {MAX_HEARTBEAT:,} seconds, or None")
+            raise ValueError(
+                f"heartbeat must be above 0 and at most {MAX_HEARTBEAT:,} seconds, or None"
+            )
         if max_calls_per_user is not None and (
             type(max_calls_per_user) is not int or max_calls_per_user < 1
         ):
@@ -136,14 +138,17 @@ class Gate:
         #: After how many seconds without an event a stream gets a comment; None for no comments.
         self.heartbeat = heartbeat
         self._let_through = let_through
-        models_path = None if inference_path is None else _models_path(inference_path)
         #: The enabled paths, by the names of their options.
         self.named_paths = {
             "token_path": token_path,
             "inference_path": inference_path,
             "status_path": status_path,
-            "models_path": models_path,
         }
+        for name, path in {**self.named_paths, "client_path": client_path}.items():
+            if not isinstance(path, str | None):
+                raise TypeError(f"{name} must be a path such as '/budget', or None")
+        models_path = None if inference_path is None else _models_path(inference_path)
+        self.named_paths["models_path"] = models_path
         #: The methods and the flow of each of our paths.
         self.routes: dict[str, tuple[tuple[str, ...], Route]] = {}
         for path, methods, route in (
