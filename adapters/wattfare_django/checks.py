@@ -19,6 +19,8 @@ from .conf import read_setting
 
 _OURS = "wattfare_django.WattfareMiddleware"
 _OUR_CLASS = "wattfare_django.middleware.WattfareMiddleware"
+#: The middleware for ASGI and WSGI apps, which Django cannot load.
+_PLAIN = "wattfare_mw.WattfareMiddleware"
 _AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
 _SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
 _GZIP = "django.middleware.gzip.GZipMiddleware"
@@ -62,7 +64,9 @@ def check_middleware(**_options: Any) -> list[Any]:
         return [
             checks.Warning(
                 "WattfareMiddleware is not in MIDDLEWARE, so Wattfare's paths do not exist.",
-                hint=f"Add {_OURS!r} at the end of MIDDLEWARE.",
+                hint=f"Replace {_PLAIN!r} with {_OURS!r}."
+                if _PLAIN in names
+                else f"Add {_OURS!r} at the end of MIDDLEWARE.",
                 id="wattfare.W001",
             )
         ]

@@ -655,6 +655,16 @@ def test_checks_find_wrong_middleware_settings(
     assert not any(each.is_serious() for each in found)
 
 
+def test_check_names_the_middleware_to_replace(setting: Any, at_fake: dict[str, Any]) -> None:
+    setting(
+        MIDDLEWARE=[SESSION, AUTHENTICATION, "wattfare_mw.WattfareMiddleware"],
+        WATTFARE={name.upper(): value for name, value in at_fake.items()},
+    )
+    (found,) = checks.run_checks()
+    assert found.id == "wattfare.W001"
+    assert found.hint == f"Replace 'wattfare_mw.WattfareMiddleware' with {OURS!r}."
+
+
 class Subclass(WattfareMiddleware):
     """A project's own subclass."""
 
