@@ -48,8 +48,10 @@ async def new_approval(store: Store, app_id: str, user_id: str = "u1") -> Approv
     return approval
 
 
-async def allow(store: Store, approval: Approval, payer: SignedIn) -> None:
-    decision = Decision(payer_id=payer.payer_id)
+async def allow(
+    store: Store, approval: Approval, payer: SignedIn, replaces: str | None = None
+) -> None:
+    decision = Decision(payer_id=payer.payer_id, replaces=replaces)
     now = approval.created_at
     await store.transact(lambda sql: approval_store.allow(sql, approval.id, decision, now))
 
@@ -79,6 +81,18 @@ async def test_fresh_approval_is_deleted_with_its_payer(store: Store, app_id: st
     await allow(store, approval, payer)
     await delete(store, payer)
     assert await state_of(store, approval) is None
+
+
+async def test_approval_of_another_payer_forgets_the_deleted_payer(
+    store: Store, app_id: str
+) -> None:
+    """Its row has the label of an account. Nothing may link a label to a deleted payer."""
+    deleted, other = await new_payer(store), await new_payer(store)
+    approval = await new_approval(store, app_id)
+    await allow(store, approval, other, replaces=deleted.payer_id)
+    await delete(store, deleted)
+    found = await store.transact(lambda sql: approval_store.must_find(sql, approval.id))
+    assert (found.state, found.payer_id, found.replaces) == ("approved", other.payer_id, None)
 
 
 async def test_concurrent_redemption_and_deletion(store: Store, app_id: str) -> None:

@@ -131,10 +131,13 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
         select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
     ).all()
     # Lock the approvals next, so that none of them connects anything later. The order of all locks
-    # is that of :func:`.accounts.lock_app`.
+    # is that of :func:`.accounts.lock_app`. An approval of another payer that replaces this one
+    # stays, but its row must not link this payer's id to the label of the account.
     open_, table = schema.approvals, schema.funding
-    accounts.lock_rows(sql, open_, open_.c.payer_id == payer_id)
-    sql.execute(delete(open_).where(open_.c.payer_id == payer_id))
+    own, other = open_.c.payer_id == payer_id, open_.c.replaces == payer_id
+    accounts.lock_rows(sql, open_, own | other)
+    sql.execute(delete(open_).where(own))
+    sql.execute(update(open_).where(other).values(replaces=None))
     accounts.lock_rows(sql, table, table.c.payer_id == payer_id)
     mine = sql.execute(select(table.c.id).where(table.c.payer_id == payer_id)).scalars().all()
     users = _accounts_of(sql, payer_id)
