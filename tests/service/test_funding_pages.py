@@ -484,15 +484,33 @@ async def test_payer_sees_and_removes_only_their_own_funding(
     )
 
 
-def test_payer_adds_at_most_twenty_keys(router: FakeOpenRouter, browser: Browser) -> None:
+async def test_payer_adds_at_most_twenty_keys(
+    router: FakeOpenRouter, browser: Browser, store: Store
+) -> None:
     key = router.new_key(router.person("kim")).key
     form = browser.get("/funding").form("Add the key")
     for _ in range(20):
-        assert browser.send(form, key=key, label="x" * 60).status_code == 303
+        assert browser.send(form, key=key, label='"' * 60).status_code == 303
     answer = browser.send(form, key=key)
     assert answer.status_code == 400
     assert "20 ways to pay already" in answer.text
-    assert len(answer.content) < 30_000
+    # The largest page.
+    await write(store, update(schema.funding).values(state="invalid", limit_nanos=10**15))
+    page = browser.get(f"/funding?return_to=/approve/{'A' * 32}")
+    assert page.answer.text.count("Replace the key") == 40
+    check_page(page)
+
+
+def test_new_key_keeps_the_name_of_the_key_that_it_replaces(
+    router: FakeOpenRouter, browser: Browser
+) -> None:
+    person = router.person("mike")
+    form = browser.get("/funding").form("Add the key")
+    browser.send(form, key=router.new_key(person).key, label="my own")
+    form = browser.get("/funding").form("Replace")
+    page = browser.follow(browser.send(form, key=router.new_key(person).key))
+    assert len([text for text, _ in page.links if text == "Remove"]) == 1
+    assert "my own" in page.text
 
 
 def test_address_may_try_thirty_keys_a_minute(browser: Browser) -> None:

@@ -164,7 +164,8 @@ class PayerFunding:
         """Check a payer's own key with the upstream, and store it.
 
         Args:
-            label: a name that the payer sees.
+            label: a name that the payer sees. Without one, the new key gets the name of the key
+                that it replaces, or a default.
             replaces: the id of a funding of this payer. The new key pays in its place, and the old
                 one is deleted.
 
@@ -180,9 +181,11 @@ class PayerFunding:
                 "This is not a key: it is empty or too long, or has a space or another character "
                 "that is not visible ASCII."
             )
-        label = _label(label) or f"Key for {self.upstream_host}"[:MAX_LABEL]
+        label = _label(label)
         if replaces is not None:
-            await self.find(payer_id, replaces)
+            replaced = await self.find(payer_id, replaces)
+            label = label or replaced.label
+        label = label or f"Key for {self.upstream_host}"[:MAX_LABEL]
         try:
             facts = await upstream.check_key(usable)
         except WattfareFundingError:
