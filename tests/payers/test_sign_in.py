@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from support.authenticator import Authenticator
@@ -81,6 +81,14 @@ def test_payer_has_a_limited_number_of_passkeys(person: Person) -> None:
 def sign_out(person: Person) -> None:
     page = person.browser.get("/sign-in?again=1")
     assert person.browser.send(page.form("Sign out")).status_code == 303
+
+
+def test_sign_out_and_sign_in_lead_back_to_the_same_page(person: Person) -> None:
+    path = "/budget/calls?connection=1&before=2.3"
+    person.sign_in()
+    page = person.browser.get(f"/sign-in?{urlencode({'next': path, 'again': 1})}")
+    page = person.browser.follow(person.browser.send(page.form("Sign out")))
+    assert page.form("Sign in with a code").fields["next"] == path
 
 
 def test_each_sign_in_has_its_own_cookie(person: Person, service: Service) -> None:

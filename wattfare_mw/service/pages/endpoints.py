@@ -94,10 +94,11 @@ def sign_in_url(request: Request, *, again: bool = False) -> str:
     Args:
         again: if True, a passkey is needed even if the browser is signed in.
     """
-    return _sign_in_url(_path_of(request), again=again)
+    return sign_in_before(_path_of(request), again=again)
 
 
-def _sign_in_url(next_: str | None, *, again: bool) -> str:
+def sign_in_before(next_: str | None, *, again: bool = False) -> str:
+    """The sign-in page, which leads to this page. It leads home if ``next_`` is None."""
     query = {} if next_ is None else {"next": next_}
     if again:
         query["again"] = "1"
@@ -219,7 +220,7 @@ def _sign_in(request: Request, needed: SignInNeeded) -> Response:
     message = "Sign in first."
     if needed.again:
         message = "Sign in again first: your last sign-in was more than ten minutes ago."
-    url = _sign_in_url(needed.next, again=needed.again)
+    url = sign_in_before(needed.next, again=needed.again)
     return error_page(request, invalid_request(message, 403), ("Sign in", url))
 
 

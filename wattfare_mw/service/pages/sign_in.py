@@ -19,7 +19,13 @@ from ..ledger.clock import seconds
 from ..payers import passkeys, people, recovery_codes
 from ..payers.passkeys import Challenge
 from . import cookies
-from .endpoints import form_of, leads_to_approval, require_sign_in, sign_in_of
+from .endpoints import (
+    form_of,
+    leads_to_approval,
+    require_sign_in,
+    sign_in_before,
+    sign_in_of,
+)
 from .rendering import date, page, see_other
 from .visits import visit_of
 
@@ -99,7 +105,7 @@ async def sign_out(request: Request) -> Response:
     token = cookies.read(request, cookies.SIGN_IN)
     if token is not None:
         await state_of(request).store.at(lambda sql, now: people.end_sign_in(sql, token))
-    response = see_other(f"/sign-in?next={_next(form_of(request).get('next'))}")
+    response = see_other(sign_in_before(_next(form_of(request).get("next"))))
     cookies.delete_cookie(request, response, cookies.SIGN_IN)
     return response
 
