@@ -16,6 +16,8 @@ PATIENCE = 20_000
 expect.set_options(timeout=PATIENCE)
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
+#: The size of a window of 1280 by 1024 pixels at 400% zoom.
+ZOOMED = {"width": 320, "height": 256}
 #: A platform authenticator, such as a fingerprint reader, that confirms at once.
 DEVICE = {
     "protocol": "ctap2",
@@ -176,3 +178,10 @@ def overflow(page: Page) -> int:
     return page.evaluate(
         "Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth)"
     )
+
+
+def assert_fits(page: Page) -> None:
+    """Checks that this page is not wider than a phone, or than a window at 400% zoom."""
+    for viewport in (PHONE, ZOOMED):
+        page.set_viewport_size(viewport)
+        assert overflow(page) == 0, (page.url, viewport)

@@ -15,7 +15,7 @@ from support.service import chat_body
 
 from browsers import flow, screenshots
 from browsers.flow import ALLOW, approve, button, open_lab, result_text, user_of
-from browsers.people import PHONE, Person, assert_accessible
+from browsers.people import Person, assert_accessible, assert_fits
 from browsers.site import Site, run_site
 from wattfare_mw.cli.demo_chat import MODEL
 
@@ -298,20 +298,7 @@ def test_refused_key_is_replaced(person: Person, funded_site: Site, router: Fake
     assert call(funded_site, user) == (200, "")
 
 
-def test_page_on_a_phone_in_dark_mode(
-    new_person: NewPerson, funded_site: Site, router: FakeOpenRouter
-) -> None:
-    router.person("ada")
-    person = new_person(viewport=PHONE, color_scheme="dark")
-    _page, popup = open_approval(person, funded_site)
-    popup.set_viewport_size(PHONE)
-    popup.get_by_role("link", name=ADD).click()
-    button(popup, "Add the key").wait_for()
-    assert_accessible(popup)
-    assert popup.evaluate("document.documentElement.scrollWidth") <= 360
-
-
-def test_picture_of_the_ways_to_pay(
+def test_picture_of_each_page_with_ways_to_pay(
     person: Person, funded_site: Site, router: FakeOpenRouter
 ) -> None:
     router.person("ada")
@@ -323,6 +310,20 @@ def test_picture_of_the_ways_to_pay(
         button(popup, "Add the key").click()
         popup.wait_for_url(re.compile("/approve/"))
         popup.get_by_role("link", name=ADD).click()
+
+    def look(page: Page, name: str) -> None:
+        screenshots.take(page, name)
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert_accessible(page)
+        assert_fits(page)
+
+    popup.get_by_role("link", name="Back to the app's request").click()
+    flow.wait_for_allow(popup)
+    look(popup, "approve-funding")
     page = person.open(f"{funded_site.service}/funding")
     button(page, "Add the key").wait_for()
-    screenshots.take(page, "funding")
+    look(page, "funding")
+    page.get_by_role("link", name="Remove").first.click()
+    button(page, "Remove").wait_for()
+    look(page, "funding-remove")

@@ -295,3 +295,35 @@ def test_every_page_is_linked() -> None:
     linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", README.read_text()))
     assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
     assert os.path.lexists(ROOT / "LICENSE")
+
+
+#: The picture of each page of the service.
+PICTURES = {
+    "approve.html": "approve",
+    "approve_confirm.html": "approve-confirm",
+    "approve_sign_in.html": "approve-sign-in",
+    "budget.html": "budget",
+    "calls.html": "budget-calls",
+    "change.html": "budget-connections",
+    "delete.html": "budget-delete",
+    "deleted.html": "budget-deleted",
+    "ended.html": "budget-ended",
+    "error.html": "error",
+    "funding.html": "funding",
+    "funding_remove.html": "funding-remove",
+    "passkeys.html": "budget-passkeys",
+    "recovery_codes.html": "recovery-codes",
+    "sign_in.html": "sign-in",
+}
+
+
+def test_docs_show_every_page_of_the_service() -> None:
+    templates = ROOT / "wattfare_mw" / "service" / "pages" / "templates"
+    pages = {each.name for each in templates.iterdir() if "layout.html" in each.read_text()}
+    assert pages == PICTURES.keys()
+    shown = (ROOT / "docs" / "demo.md").read_text()
+    for name in PICTURES.values():
+        for variant in ("phone-light", "phone-dark", "desktop-light", "desktop-dark"):
+            assert f"(img/{name}-{variant}.webp)" in shown
+    kept = {each.name for each in (ROOT / "docs" / "img").glob("*.webp")}
+    assert kept == set(re.findall(r"\(img/([\w-]+\.webp)\)", shown))
