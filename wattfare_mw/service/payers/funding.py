@@ -8,10 +8,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from datetime import datetime
 from hashlib import sha256
 from urllib.parse import urlsplit
 
 import msgspec
+from sqlalchemy import Connection as Sql
 
 from ...errors import WattfareError, WattfareFundingError, invalid_request
 from ...logs import describe, get_logger
@@ -231,18 +233,22 @@ class PayerFunding:
             cookie = secrets.token_urlsafe(32)
         state = secrets.token_urlsafe(32)
         verifier = openrouter.new_verifier()
-        state_hash, now = _hash(state), seconds(utc_now())
+        state_hash, cookie_hash = _hash(state), _hash(cookie)
         sealed = keyring.seal(verifier, _for_verifier(state_hash))
-        request = FundingRequest(
-            state_hash=state_hash,
-            payer_id=payer_id,
-            cookie_hash=_hash(cookie),
-            verifier=f"{sealed.key_id}:".encode() + sealed.ciphertext,
-            limit=limit,
-            return_to=return_to,
-            expires_at=now + openrouter.REQUEST_SECONDS,
-        )
-        await self._store.transact(lambda sql: fundings.add_request(sql, request, now))
+
+        def add(sql: Sql, now: datetime) -> None:
+            request = FundingRequest(
+                state_hash=state_hash,
+                payer_id=payer_id,
+                cookie_hash=cookie_hash,
+                verifier=f"{sealed.key_id}:".encode() + sealed.ciphertext,
+                limit=limit,
+                return_to=return_to,
+                expires_at=seconds(now) + openrouter.REQUEST_SECONDS,
+            )
+            fundings.add_request(sql, request, seconds(now))
+
+        await self._store.at(add)
         url = openrouter.auth_url(
             upstream.base_url, self._public_url, state=state, verifier=verifier, limit=limit
         )
@@ -266,10 +272,12 @@ class PayerFunding:
         upstream, keyring = self._needs("openrouter")
         state_hash = _hash(state)
         # First, in its own transaction, so that the state can be used only once.
-        request = await self._store.transact(lambda sql: fundings.take_request(sql, state_hash))
+        request, now = await self._store.at(
+            lambda sql, now: (fundings.take_request(sql, state_hash), seconds(now))
+        )
         if (
             request is None
-            or request.expires_at <= seconds(utc_now())
+            or request.expires_at <= now
             or request.payer_id != payer_id
             or not hmac.compare_digest(request.cookie_hash, _hash(cookie or ""))
         ):

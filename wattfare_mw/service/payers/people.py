@@ -268,7 +268,7 @@ def find_sign_in(sql: Sql, token: str, now: int) -> SignIn | None:
             schema.payers.c.deleted_at.is_(None),
         )
     ).first()
-    return None if row is None else SignIn(*row)
+    return None if row is None else SignIn(row.payer_id, now - row.fresh_at)
 
 
 def end_sign_in(sql: Sql, token: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 
 import msgspec
 
@@ -19,15 +18,15 @@ class SignIn(msgspec.Struct, frozen=True):
 
     Attributes:
         payer_id: the payer.
-        fresh_at: when the payer last used a passkey or a recovery code (Unix seconds).
+        age: the time since the payer last used a passkey or a recovery code, in seconds.
     """
 
     payer_id: str
-    fresh_at: int
+    age: int
 
-    def is_fresh(self, now: float | None = None) -> bool:
+    def is_fresh(self) -> bool:
         """True if the payer used a passkey or a recovery code in the last ten minutes."""
-        return (time.time() if now is None else now) - self.fresh_at <= FRESH_SECONDS
+        return self.age <= FRESH_SECONDS
 
 
 def new_token() -> str:
