@@ -175,6 +175,34 @@ assert.equal(error.code, "popup_blocked");
 const grant = await rejection(client("/token").requestGrant({ requests: 1 }));
 assert.equal(grant.code, "popup_blocked");
 """,
+    "the pages of an approval": """
+globalThis.location = new URL("https://app.example/page?x=1&code=of-another-flow#part");
+const opened = [];
+const popup = { closed: false, location: { replace: (url) => opened.push(url) }, close() {} };
+window.open = () => popup;
+const line = new BroadcastChannel("wattfare");
+const approval = { id: "a1", secret: "s1", url: "https://pay.example/approve/a1" };
+const ours = "https://app.example/page?x=1";
+for (const [more, page, returnUrl] of [
+  [{}, approval.url, ours],
+  [{ consentURL: "https://ask.example/please" }, "https://ask.example/please/a1", ours],
+  [{ returnURL: "/back?y=2" }, approval.url, "https://app.example/back?y=2"],
+]) {
+  const sent = [];
+  serve((path, init) => {
+    sent.push(JSON.parse(init.body));
+    return [200, path.endsWith("/redeem") ? CONNECTED : { ...approval, expiresAt: now() + 600 }];
+  });
+  const connecting = client(jwt(now() + 600), more).connect();
+  while (!opened.length) await new Promise((next) => setTimeout(next, 1));
+  line.postMessage({ approval: "another", code: "c0" });
+  line.postMessage({ approval: "a1", code: "c1" });
+  assert.deepEqual(await connecting, CONNECTED);
+  assert.deepEqual(opened.splice(0), [page]);
+  assert.deepEqual(sent, [{ returnUrl }, { code: "c1", secret: "s1" }]);
+}
+process.exit(); // the channels are open
+""",
     "states": """
 const status = (left, cap) => ({
   connected: true, limits: { monthlyUsd: cap }, usage: { monthlyUsd: 0 }, remainingUsd: left,
