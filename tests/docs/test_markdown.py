@@ -26,6 +26,7 @@ import wattfare_mw.testing
 from wattfare_mw import errors
 from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.serve import serve
+from wattfare_mw.headers import PASSED_TO_BROWSER, PASSED_TO_SERVICE
 from wattfare_mw.middleware.options import Options
 from wattfare_mw.service.models.provider_facts import PROVIDERS
 
@@ -249,6 +250,17 @@ def test_every_error_is_documented() -> None:
             assert f"`{name}`" in text, name
     for code in (*errors._CLASSES, "invalid_request", "upstream", "unknown"):
         assert f"`{code}`" in text, code
+
+
+def test_every_forwarded_header_is_documented() -> None:
+    text = (ROOT / "docs" / "middleware.md").read_text().lower()
+    for direction, names in (
+        ("to the service", PASSED_TO_SERVICE),
+        ("to the browser", PASSED_TO_BROWSER),
+    ):
+        (row,) = re.findall(rf"^\| {direction} \| (.*) \|$", text, re.M)
+        forwarded, _, _ = row.partition("; and from the middleware")
+        assert re.findall(r"`([\w-]+)`", forwarded) == list(names)
 
 
 def test_names_in_the_text_exist() -> None:
