@@ -31,7 +31,7 @@ To bill a user for the calls of an AI library, write one line and install one ex
 
 These integrations raise [the errors of Wattfare](errors.md#through-an-ai-library), such as `WattfareBudgetExceededError`, even in the middle of an agent's run. Other libraries raise their own exceptions. `to_wattfare_error` finds the Wattfare error in such an exception.
 
-After a 429, the client retries the call if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. It does not retry after other refusals, or if the call may have been billed. `max_retries` of the `Wattfare` limits the retries.
+After a 429, these integrations retry the call if `Retry-After` (or `retry-after-ms`) is at most 30 seconds. They do not retry after other refusals, or if the call may have been billed. `max_retries` of the `Wattfare` limits the retries.
 
 If a library does not accept a client, set:
 

@@ -170,7 +170,7 @@ LIBRARIES = (
         ("instructor", "openai"),
         "instructor_create.py",
         title="instructor",
-        how="Pass the user's openai client. `create_with_completion` also returns the completion, with its usage and cost. `create_partial` returns no usage, and reads the whole stream before the first part. The user pays for each retry of instructor.",
+        how="Pass the user's openai client. `create_with_completion` also returns the completion, with its usage and cost. `create_partial` returns no usage, and reads the whole stream before it returns the first part. The user pays for each retry of instructor.",
         **_OPENAI_2,
     ),
     Library(
