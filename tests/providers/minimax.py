@@ -35,7 +35,7 @@ PROVIDER = Provider(
         ),
         Row(
             quirk="only `total_tokens`",
-            rule="bills the rest of the total as the answer, after the estimated prompt",
+            rule="estimates the prompt, and bills the rest of the total as the answer",
             source=_CHAT,
             usage={"total_tokens": 329, "total_characters": 0},
             bill=ESTIMATED * 1000 + (329 - ESTIMATED) * 2000,
