@@ -252,6 +252,17 @@ def test_every_error_is_documented() -> None:
         assert f"`{code}`" in text, code
 
 
+def test_statuses_without_a_code_are_documented() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    (row,) = re.findall(r"^\| Errors without a code \| (.*) \|$", text, re.M)
+    documented = {
+        int(status): code
+        for statuses, code in re.findall(r"([\d, and]+) (?:is|are) `(\w+)`", row)
+        for status in re.findall(r"\d+", statuses)
+    }
+    assert documented == errors._CODE_BY_STATUS
+
+
 def test_every_forwarded_header_is_documented() -> None:
     text = (ROOT / "docs" / "middleware.md").read_text().lower()
     for direction, names in (
