@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.service import chat_body
+from typing_extensions import get_type_hints, is_typeddict
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat import allowed_fields, foreign_fields, prompt_bound
@@ -106,6 +108,17 @@ ORDINARY = {
     "user_security_context": {"application_name": "a", "end_user_tenant_id": "t"},
     "nvext": {"max_thinking_tokens": 512, "guided_json": {"type": "object"}},
     "return_cached_tokens_details": True,
+    # llama.cpp, vLLM and Perplexity
+    "thinking_budget_tokens": 512,
+    "reasoning_control": True,
+    "backend_sampling": False,
+    "typ_p": 1,
+    "logprob_token_ids": [1],
+    "stream_interval": 5,
+    "return_citations": True,
+    # Baseten and NVIDIA
+    "chat_template_args": {"enable_thinking": True},
+    "prompt_cache_options": {"mode": "explicit", "ttl": "30m"},
 }
 #: More values of fields of that table.
 ALSO_ORDINARY: list[tuple[str, Any]] = [
@@ -138,6 +151,8 @@ ALSO_ORDINARY: list[tuple[str, Any]] = [
     ("tools", [{"function": FUNCTION}]),
     ("tools", [{"type": "function", **FUNCTION, "strict": True}]),
     ("tools", [{"name": "weather", "input_schema": {"type": "object"}}]),
+    ("tools", [{"type": "custom", "name": "weather", "input_schema": {"type": "object"}}]),
+    ("response_format", {"type": "json_object", "response_schema": {}, "enforce_validation": True}),
 ]
 
 #: Fields whose cost has no bound.
@@ -163,6 +178,9 @@ HELD = {
     "return_images": True,
     "google": {"image_config": {"aspect_ratio": "16:9"}},
     "extra_body": {"google": {"response_modalities": ["IMAGE"]}},
+    "prompt_cache_options": {"ttl": "12h"},
+    "media_io_kwargs": {"video": {"num_frames": -1}},
+    "venice_parameters": {"enable_web_search": "on"},
 }
 
 REFUSED = {
@@ -170,6 +188,7 @@ REFUSED = {
     "prompt": "hello",
     "chat_template": "{{ messages }}",
     "chat_template_kwargs": {"chat_template": "{{ messages }}"},
+    "chat_template_args": {"messages": []},
     "deferred": True,
     "background": True,
     "n": 129,
@@ -264,6 +283,27 @@ def test_one_hour_cache_is_reserved(message: dict) -> None:
     assert name.endswith("cache_control.ttl")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "x"},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "input_audio", "input_audio": {"data": "T2dnUw==", "format": "ogg"}},
+        {"type": "file", "file": {"file_data": "data:text/plain,x"}},
+        {"type": "tool_result", "content": [{"type": "text", "text": "x"}]},
+    ],
+    ids=lambda part: part["type"],
+)
+def test_part_may_end_a_prefix_that_openai_caches(part: dict[str, Any]) -> None:
+    def held(ttl: str | None) -> tuple[str, ...]:
+        marked = {**part, "prompt_cache_breakpoint": {"mode": "explicit", "ttl": ttl}}
+        return read(messages=[{"role": "user", "content": [marked]}]).held
+
+    usual = read(messages=[{"role": "user", "content": [part]}]).held
+    assert held(None) == held("30m") == usual
+    assert set(held("12h")) - set(usual) == {"messages[0].content[0].prompt_cache_breakpoint.ttl"}
+
+
 KINDS = list(Kind)
 
 
@@ -343,6 +383,7 @@ FOREIGN = [
     *("aws_access_key_id", "vertex_project", "litellm_metadata", "langfuse_host", "guardrails"),
     *("input_cost_per_token", "mcp_servers", "kv_transfer_params", "azure_ad_token", "no-log"),
     *("logits_processors", "custom_logit_processor", "bootstrap_host", "previous_response_id"),
+    "ec_transfer_params",
 ]
 
 
@@ -452,6 +493,8 @@ def test_thinking_counts_in_the_limit(fields: dict) -> None:
         # A template writes a frame around each document, even around an empty one.
         {"documents": [{}] * 32},
         {"chat_template_kwargs": {"documents": [1] * 32}},
+        {"chat_template_args": {"documents": [1] * 32}},
+        {"chat_template_args": {"system": "x " * 500}},
         {"nvext": {"guided_json": {"description": "x " * 500}}},
     ],
     ids=str,
@@ -494,6 +537,9 @@ def test_part_types_that_are_always_refused(part: object) -> None:
         {"type": "file", "file": {"file_data": "UEsDBBQ/"}},
         {"type": "input_file", "file_url": "https://example.com/a.pdf"},
         {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}},
+        {"type": "file", "file": {"file_data": "data:text/plain,x", "detail": "high"}},
+        {"type": "file", "file": {"file_data": "data:text/plain,x", "video_metadata": {"fps": 1}}},
+        {"type": "input_file", "file_data": "data:text/plain,x", "detail": "high"},
     ],
     ids=str,
 )
@@ -554,14 +600,40 @@ def test_answer_can_be_sent_back_unchanged() -> None:
     assert read(messages=messages).messages == messages
 
 
-def test_every_parameter_of_the_openai_package_is_known() -> None:
-    from openai.types.chat.completion_create_params import (
-        CompletionCreateParamsNonStreaming,
-        CompletionCreateParamsStreaming,
-    )
+def samples(shape: Any) -> list[Any]:
+    """Values of this type with all fields, one value for each member of a union."""
+    if is_typeddict(shape):
+        fields = {name: samples(each) for name, each in get_type_hints(shape).items()}
+        fields.pop("file_id", None)  # it is refused
+        usual = {name: values[0] for name, values in fields.items()}
+        return [{**usual, name: value} for name, values in fields.items() for value in values]
+    if shape is None or shape is type(None) or shape is object:
+        return [None]
+    if shape in (str, int, float, bool):
+        return [shape(1)]
+    inner = [value for each in get_args(shape) for value in samples(each)]
+    origin = get_origin(shape)
+    if origin is Literal:
+        return list(get_args(shape))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return [{"type": "function"}]
+    return [[value] for value in inner] if origin in (list, Iterable) else inner
 
-    for shape in (CompletionCreateParamsNonStreaming, CompletionCreateParamsStreaming):
-        assert set(shape.__annotations__) <= set(allowed_fields.REQUEST)
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_every_field_of_the_openai_package_is_known(streams: bool) -> None:
+    from openai.types.chat import completion_create_params as params
+
+    shape = (
+        params.CompletionCreateParamsStreaming
+        if streams
+        else params.CompletionCreateParamsNonStreaming
+    )
+    hints = get_type_hints(shape)
+    assert set(hints) <= set(allowed_fields.REQUEST)
+    for name, inner in hints.items():
+        for value in samples(inner):
+            allowed_fields.check({name: value})
 
 
 @given(st.text().filter(lambda name: name not in allowed_fields.REQUEST), st.integers())

@@ -283,11 +283,19 @@ _CACHE_CONTROL = _object(
         "ttl": _held("the price of a cache for an hour is not known", "5m", shape=_only("1h")),
     }
 )
+# OpenAI's, from GPT-5.6 on. These models write a cache for 30 minutes in any case.
+_OPENAI_CACHE = _object(
+    {"mode": _plain, "ttl": _held("the price of a longer cache is not known", "30m", shape=_text)}
+)
+_CACHED: Mapping[str, Rule] = {
+    "cache_control": _CACHE_CONTROL,
+    "prompt_cache_breakpoint": _OPENAI_CACHE,
+}
 
 # :mod:`.attachments` bounds images, files and audio.
 _MEDIA = {
     "type": _plain,
-    "cache_control": _CACHE_CONTROL,
+    **_CACHED,
     **dict.fromkeys(("id", "index", "name", "alt"), _plain),
     "uuid": _held("the upstream may use another file that it keeps by this name", shape=_plain),
 }
@@ -300,7 +308,7 @@ _IMAGE = {
     **dict.fromkeys(("min_pixels", "max_pixels", "total_pixels", "media_resolution"), _OF_SIZE),
     "file_id": _OF_OPERATOR,
 }
-_TEXT_PART = _object({"type": _only("text"), "text": _text, "cache_control": _CACHE_CONTROL})
+_TEXT_PART = _object({"type": _only("text"), "text": _text, **_CACHED})
 _TEXTS = _text_or(_each(_TEXT_PART), "an array of text parts")
 _CITATIONS = _object({"enabled": _plain})
 _SOURCE = _object(
@@ -316,6 +324,10 @@ _SOURCE = _object(
 _FILE = {
     "file_data": _text,
     **dict.fromkeys(("filename", "format", "mime_type", "media_type"), _plain),
+    "detail": _held(
+        "it sets how many tokens the model makes of a page", "low", "auto", shape=_text
+    ),
+    "video_metadata": _held("a video has no bound"),
 }
 _STORED = {"file_id": _OF_OPERATOR, "file_url": _text}
 _SOUND = {"data": _text, "format": _plain}
@@ -403,9 +415,7 @@ def _parts(*, by_model: bool) -> Rule:
     """One part of a message. ``by_model``: True if a model has created it."""
 
     def part(rules: Mapping[str, Rule]) -> Rule:
-        return _with_added_fields(
-            {"type": _plain, "cache_control": _CACHE_CONTROL, **rules}, by_model=by_model
-        )
+        return _with_added_fields({"type": _plain, **_CACHED, **rules}, by_model=by_model)
 
     return _of_type(
         {
@@ -476,7 +486,7 @@ _IN_MESSAGE: Mapping[str, Rule] = {
     "tool_calls": _each(_tool_call),
     "tool_call_id": _plain,
     "function_call": _CALLED,
-    "cache_control": _CACHE_CONTROL,
+    **_CACHED,
     "annotations": _each(_annotation),
     "audio": _held(
         "the length of the earlier audio answer is not known",
@@ -579,7 +589,14 @@ _TYPED_TOOL = _of_type(
     {
         "function": _FUNCTION_TOOL,
         "custom": _of_tool(
-            {**_BESIDE_TOOL, **_FLAT, "custom": _CUSTOM, "format": _TOOL_FORMAT}, plain=True
+            {
+                **_BESIDE_TOOL,
+                **_FLAT,
+                "input_schema": _json,
+                "custom": _CUSTOM,
+                "format": _TOOL_FORMAT,
+            },
+            plain=True,
         ),
     },
     _APP_RUNS,
@@ -631,11 +648,16 @@ def _tool_choice(name: str, value: Any) -> Found | None:
 _RESPONSE_FORMAT = _object(
     {
         **dict.fromkeys(("type", "name", "description", "strict", "pattern"), _plain),
+        "enforce_validation": _plain,
         "json_schema": _object(
             {"name": _plain, "description": _plain, "schema": _json, "strict": _plain}
         ),
         **dict.fromkeys(
-            ("schema", "value", "grammar", "structures", "triggers", "format"), _plain_or(_json)
+            (
+                *("schema", "response_schema", "value", "grammar", "structures", "triggers"),
+                "format",
+            ),
+            _plain_or(_json),
         ),
     }
 )
@@ -820,7 +842,7 @@ REQUEST: Mapping[str, Field] = {
         "held if the upstream reports the cost",
     ),
     "messages": Field(
-        Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour"
+        Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour or longer"
     ),
     "models": Field(
         Kind.COUNTED, _each(_plain), "fallbacks; the price of the most expensive model counts"
@@ -842,11 +864,11 @@ REQUEST: Mapping[str, Field] = {
             "reasoning": _REASONING,
         },
     ),
-    "chat_template_kwargs": Field(
+    **_rows(
         Kind.COUNTED,
-        _template_arguments,
         "arguments of the template, part of the prompt; names that replace the template or its "
         "input are refused",
+        dict.fromkeys(("chat_template_kwargs", "chat_template_args"), _template_arguments),
     ),
     **_rows(
         Kind.COUNTED,
@@ -929,7 +951,8 @@ REQUEST: Mapping[str, Field] = {
         "how the answer is sent",
         *("incremental_output", "result_format", "stream_mode", "tool_stream", "raw_output"),
         *("parse_tool_calls", "timings_per_token", "return_progress", "perf_metrics_in_response"),
-        "return_cached_tokens_details",
+        *("return_cached_tokens_details", "return_prompt_text", "return_token_offsets"),
+        "stream_interval",
     ),
     **_rows(
         Kind.FREE,
@@ -959,7 +982,8 @@ REQUEST: Mapping[str, Field] = {
         *("top_n_sigma", "tfs_z", "tfs", "typical", "rep_pen", "min_keep", "penalize_nl"),
         *("mirostat_mode", "mirostat_target", "mirostat_lr", "do_sample", "n_probs", "n_keep"),
         *("n_discard", "n_indent", "post_sampling_probs", "return_tokens", "t_max_predict_ms"),
-        *("no_stop_trim", "return_hidden_states", "ban_eos_token"),
+        *("no_stop_trim", "return_hidden_states", "ban_eos_token", "typ_p", "adaptive_target"),
+        *("adaptive_decay", "backend_sampling", "watermarking", "truncation_side"),
     ),
     **_rows(
         Kind.FREE,
@@ -977,6 +1001,7 @@ REQUEST: Mapping[str, Field] = {
             "stop": _text_or(_LIST_OF_PLAIN, "an array of strings"),
             "stop_token_ids": _LIST_OF_PLAIN,
             "allowed_token_ids": _LIST_OF_PLAIN,
+            "logprob_token_ids": _LIST_OF_PLAIN,
             "bad_words": _LIST_OF_PLAIN,
         },
     ),
@@ -993,7 +1018,7 @@ REQUEST: Mapping[str, Field] = {
         *("enable_thinking", "think", "thinking_token_budget", "separate_reasoning"),
         *("stream_reasoning", "prompt_mode", "disable_reasoning", "clear_thinking"),
         *("preserve_thinking", "reasoning_history", "reasoning_split", "reasoning_in_content"),
-        *("thinking_forced_open",),
+        *("thinking_forced_open", "thinking_budget_tokens", "reasoning_control"),
     ),
     # LiteLLM also takes an object, with `effort` and `summary`.
     "reasoning_effort": Field(
@@ -1067,7 +1092,7 @@ REQUEST: Mapping[str, Field] = {
                     *("search_recency_filter", "search_after_date_filter", "disable_search"),
                     *("search_before_date_filter", "last_updated_after_filter"),
                     *("last_updated_before_filter", "language_preference"),
-                    *("enable_search_classifier", "safe_search"),
+                    *("enable_search_classifier", "safe_search", "return_citations"),
                 ),
                 _plain,
             ),
@@ -1083,6 +1108,7 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("search_options", "a search has its own price"),
     **_held_row("search_mode", "a search has its own price", "web"),
     **_held_row("num_search_results", "a search has its own price"),
+    **_held_row("venice_parameters", "a search has its own price"),
     **_held_row("return_images", "the results have their own price"),
     **_held_row("return_related_questions", "the results have their own price"),
     **_held_row("media_response", "the results have their own price"),
@@ -1118,6 +1144,7 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("audio", "audio has its own price"),
     **_held_row("image_config", "an image has its own price"),
     **_held_row("mm_processor_kwargs", "an image has its own price"),
+    **_held_row("media_io_kwargs", "an image has its own price"),
     **_held_row("moderation", "it calls another model"),
     **_held_row("safety_model", "it calls another model"),
     **_held_row("vl_high_resolution_images", "an image has its own price"),
@@ -1128,7 +1155,11 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("provider_options", "its fields choose providers and tools"),
     **_held_row("betas", "a beta may have its own price"),
     **_held_row("anthropic_beta", "a beta may have its own price"),
-    **_held_row("prompt_cache_options", "writing a cache has its own price"),
+    "prompt_cache_options": Field(
+        Kind.HELD,
+        _OPENAI_CACHE,
+        "OpenAI's cache; for 30 minutes it is counted, a longer one is held",
+    ),
     **_held_row("context_management", "writing a cache has its own price"),
     **_held_row("best_of", "each attempt is billed", 1, note="`1` is free", shape=_plain),
     **_held_row("use_beam_search", "each attempt is billed", shape=_plain),

@@ -7,8 +7,8 @@ A gateway behind the service may apply such a field with the operator's keys. So
   (``proxy/auth/auth_utils.py``), those of its callbacks
   (``litellm_core_utils/initialize_dynamic_callback_params.py``), and those that it keeps for itself
   (``types/litellm_params.py``). ``input_cost_per_token`` and its like set the price of a call.
-- vLLM: ``kv_transfer_params`` names a remote host; ``logits_processors`` names code to load.
-  SGLang: ``bootstrap_host``, ``custom_logit_processor``.
+- vLLM: ``kv_transfer_params`` and ``ec_transfer_params`` name a remote host; ``logits_processors``
+  names code to load. SGLang: ``bootstrap_host``, ``custom_logit_processor``.
 - OpenAI, Anthropic, Mistral, xAI: ids of files, vector stores, containers, libraries, collections,
   conversations and earlier responses, all of the account whose key is used; ``mcp_servers``.
 """
@@ -50,7 +50,8 @@ NAMES = (
     *("region_name", "allowed_model_region", "specific_deployment", "secret_fields", "policies"),
     *("num_retries", "max_retries", "retry_policy", "retry_strategy", "no_log", "caching"),
     *("prompt_id", "prompt_variables", "prompt_version", "logger_fn", "hf_model_name", "rust"),
-    *("kv_transfer_params", "logits_processors", "custom_logit_processor", "lora_path"),
+    *("kv_transfer_params", "ec_transfer_params", "logits_processors", "custom_logit_processor"),
+    "lora_path",
     *("file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "containers"),
     *("collection_ids", "library_ids", "conversation", "previous_response_id", "cached_content"),
     *("container_id", "additional_drop_params"),

@@ -55,13 +55,15 @@ TEXT_ONLY = frozenset({"role", "content"})
 _WRITTEN = frozenset(
     {
         *("tools", "functions", "response_format", "tool_choice", "function_call", "reasoning"),
-        *("chat_template_kwargs", "documents", "structured_outputs", "structural_tag"),
+        *("chat_template_kwargs", "chat_template_args", "documents", "structured_outputs"),
+        "structural_tag",
         *("guided_json", "guided_choice", "guided_regex", "guided_grammar", "json_schema"),
         *("format", "regex", "ebnf", "grammar", "output_config", "thinking", "options"),
         *("output_format", "translation_options", "nvext"),
     }
 )
 _TOOLS = ("tools", "functions")
+_TEMPLATE_ARGUMENTS = ("chat_template_kwargs", "chat_template_args")
 #: Text is counted in pieces of this many bytes, so that other threads can run in between, and one
 #: wide character does not use memory for all others.
 _PIECE = 2**16
@@ -88,9 +90,11 @@ def _tokens_outside_messages(body: dict[str, Any]) -> int:
 
 def _items(body: dict[str, Any]) -> int:
     """How many documents there are, and how many other items of lists for the template."""
-    arguments = body.get("chat_template_kwargs")
-    given = cast("dict[str, Any]", arguments).values() if isinstance(arguments, dict) else ()
-    lists = (body.get("documents"), *given)
+    lists = [body.get("documents")]
+    for name in _TEMPLATE_ARGUMENTS:
+        arguments = body.get(name)
+        if isinstance(arguments, dict):
+            lists += cast("dict[str, Any]", arguments).values()
     return sum(len(cast("list[Any]", each)) for each in lists if isinstance(each, (list, dict)))
 
 
