@@ -445,6 +445,8 @@ def test_reasoning_model_gets_max_completion_tokens(app: App, upstream: Upstream
         ("mistral-large", "mistral", ("max_completion_tokens",), "max_tokens"),
         ("gpt-4o", "openai", (), "max_completion_tokens"),
         ("gpt-4o", "openai", ("max_tokens",), "max_tokens"),
+        ("qwen-plus", "dashscope", ("max_completion_tokens",), "max_tokens"),
+        ("qwen3.7-max", "dashscope", ("max_tokens",), "max_completion_tokens"),
     ],
 )
 def test_limit_name_depends_on_the_model(

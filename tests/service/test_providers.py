@@ -33,6 +33,7 @@ from wattfare_mw.service.models.upstream import Upstream
         ("https://api.together.xyz/v1", "together"),
         ("https://api.fireworks.ai/inference/v1", "fireworks"),
         ("https://api.cerebras.ai/v1", "cerebras"),
+        ("https://ws-1.cn-beijing.maas.aliyuncs.com/compatible-mode/v1", "dashscope"),
         ("http://127.0.0.1:11434/v1", "ollama"),
         ("http://localhost:11434/v1", "ollama"),
         ("http://[::1]:11434/v1", "ollama"),

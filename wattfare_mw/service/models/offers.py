@@ -42,7 +42,7 @@ class Bound(msgspec.Struct, frozen=True):
 
     Attributes:
         prompt: the maximum tokens of the prompt.
-        fees: costs other than tokens, in nano-dollars.
+        fees: costs other than the prompt and an answer within its limit, in nano-dollars.
     """
 
     price: Price
@@ -81,12 +81,14 @@ def bounds(
     texts: Sequence[int],
     attached: Attachments | None = None,
     page_usd: Decimal = Decimal(0),
+    beyond: int = 0,
 ) -> list[Bound]:
     """The bound for each model; empty if one of them has no price.
 
     Args:
         texts: the maximum tokens of the prompt for each model, without attachments.
         page_usd: the most that the provider charges for a page of a PDF, in USD.
+        beyond: the maximum tokens of the answers beyond their limit.
     """
     found: list[Bound] = []
     media: dict[int, TokenCounts] = {}  # of each family
@@ -103,6 +105,9 @@ def bounds(
             counts = media[family]
             prompt = msgspec.structs.replace(counts, prompt=text + more + counts.prompt)
         fees = _fees(offer, prompt, attached, page_usd) if searches or attached else 0
+        if beyond:
+            rates = offer.price.most_per_unit(prompt.prompt)
+            fees += money.nanos_ceil((rates.completion or Decimal(0)) * beyond)
         found.append(Bound(offer.price, prompt, fees))
     return found
 

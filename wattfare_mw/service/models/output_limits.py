@@ -18,7 +18,7 @@ import msgspec
 
 from ...types import exact
 from ..chat.request import FLOOR_TOKENS, MAX_TOKENS
-from . import model_lists
+from . import model_lists, thinking
 from .provider_facts import LimitName, ProviderFacts
 
 V = TypeVar("V")
@@ -218,6 +218,8 @@ def names_for(
         return (learned,)
     if provider.one_limit_name:
         return (provider.limit_name,)
+    if provider.thinks_beyond_limit:
+        return ("max_completion_tokens" if thinking.is_limited(model) else "max_tokens",)
     if provider.name in _HAND_ON and _reasons(model):
         return ("max_completion_tokens",)
     return given or (provider.limit_name,)

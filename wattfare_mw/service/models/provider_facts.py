@@ -37,6 +37,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         cached_in_prompt: True if the prompt tokens include those that were read from the cache.
         limit_name: the field that limits how much each of its models generates.
         one_limit_name: True if it ignores or refuses the other name.
+        thinks_beyond_limit: True if ``max_tokens`` does not limit thinking, see :mod:`.thinking`.
         variants: True if a model's name may end in a variant, see :mod:`.variants`.
         key_path: the path, after the base URL, that returns the limit of a key. None if there is
             none.
@@ -54,6 +55,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     cached_in_prompt: bool = True
     limit_name: LimitName = "max_tokens"
     one_limit_name: bool = False
+    thinks_beyond_limit: bool = False
     variants: bool = False
     key_path: str | None = None
     has_oauth: bool = False
@@ -195,14 +197,15 @@ PROVIDERS = (
         stops_on_hang_up=False,
     ),
     # The OpenRouter list: does not stop (Alibaba). `cached_tokens` are part of the prompt: "Context
-    # cache" in its documentation.
+    # cache" in its documentation. The hosts of workspaces: "Select a region" there.
     ProviderFacts(
         name="dashscope",
         hosts=(
             *("dashscope.aliyuncs.com", ".dashscope.aliyuncs.com"),
-            *("dashscope-intl.aliyuncs.com", "dashscope-us.aliyuncs.com"),
+            *("dashscope-intl.aliyuncs.com", "dashscope-us.aliyuncs.com", ".maas.aliyuncs.com"),
         ),
         stops_on_hang_up=False,
+        thinks_beyond_limit=True,
     ),
     # The effect of a hang-up is not documented.
     ProviderFacts(

@@ -24,7 +24,7 @@ from ..chat.price import MAX_RESERVATION
 from ..chat.request import ChatRequest
 from ..metrics import Metrics
 from ..records import Bounds
-from . import generations, limit_refusals, offers, upstream_answers, variants
+from . import generations, limit_refusals, offers, thinking, upstream_answers, variants
 from .credential import Credential
 from .offers import Offer
 from .output_limits import names_for
@@ -86,6 +86,7 @@ class UpstreamJob:
     _spent = _done = _tallied = _answered = False
     _last = b"{}"  # the last chunk that has choices
     _sent_cost: int | None = None  # the cost that was sent to the client
+    _beyond = 0  # the maximum tokens of the answers beyond their limit
 
     def __init__(
         self,
@@ -106,7 +107,12 @@ class UpstreamJob:
         self._offers = models
         self._hold = hold
         self._page_usd = provider.page_usd
-        self._bounds = offers.bounds(models, [self._text] * len(models), attached, self._page_usd)
+        if provider.thinks_beyond_limit:
+            beyond = [thinking.beyond_limit(model, request.body) for model in request.models]
+            self._beyond = request.n * max(beyond)
+            if not thinking.is_limited(request.model):
+                request = msgspec.structs.replace(request, thinking=0)  # it has its own limit
+        self._bounds = self._bounds_with([self._text] * len(models), request)
         default = context.default_max_tokens
         if request.max_tokens is None:
             longest = offers.longest(self._bounds) if self._bounds else self._text
@@ -141,6 +147,10 @@ class UpstreamJob:
             self._finishes = upstream_answers.Finishes()
         self._unnamed = provider.generation_record  # True if the generation's id is not known yet
 
+    def _bounds_with(self, texts: Sequence[int], request: ChatRequest) -> list[offers.Bound]:
+        """The bound for each model, if its prompt has at most these tokens of text."""
+        return offers.bounds(self._offers, texts, request.attachments, self._page_usd, self._beyond)
+
     def _all_bounds(self, answers: int) -> Bounds:
         if self._bounds:
             bounds = offers.between(self._bounds, answers * self._least, answers * self._limit)
@@ -162,7 +172,7 @@ class UpstreamJob:
         if not self._bounds or texts is None:
             return None
         self._is_tight = True
-        self._bounds = offers.bounds(self._offers, texts, request.attachments, self._page_usd)
+        self._bounds = self._bounds_with(texts, request)
         self.bounds = self._all_bounds(request.n)
         return self.bounds
 
