@@ -19,6 +19,7 @@ from wattfare_mw.service.chat import prompt_bound, tokenizer
 from wattfare_mw.service.chat.json_length import _LINE_TOKENS, json_tokens
 
 OPENAI = ("o200k_base", "cl100k_base")
+LONG = "some words " * 200
 Counter = Callable[[str], int]
 
 
@@ -195,6 +196,23 @@ def test_tokenizer_of_a_model(model: str, encoding: str | None) -> None:
 def test_models_have_no_tokenizer_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "is_installed", lambda: False)
     assert tokenizer.encoding_of("gpt-4o") is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "thinking", "thinking": LONG, "text": "x"}]},
+        {"role": "user", "content": [{"type": "tool_result", "content": LONG, "text": ""}]},
+        {"role": "user", "content": [{"type": "text", "text": "x", "kept": [LONG]}]},
+        {"role": "user", "content": "x", "kept": LONG},
+        {"role": LONG, "content": "x"},
+    ],
+)
+def test_every_text_of_a_message_is_counted(message: dict[str, Any]) -> None:
+    body = {"messages": [message]}
+    assert tokenizer.tokens("o200k_base", body, body["messages"]) > tokenizer.count(
+        "o200k_base", LONG
+    )
 
 
 def test_half_a_surrogate_pair_is_counted() -> None:

@@ -78,13 +78,8 @@ def tokens(encoding: str, body: dict[str, Any], text: list[dict[str, Any]]) -> i
     """
     found = PER_CALL + PER_MESSAGE * len(text)
     for message in text:
-        rest = {
-            name: value
-            for name, value in message.items()
-            if name not in ("role", "content") and value is not None
-        }
-        found += _content(encoding, message.get("content"))
-        found += count(encoding, _json(rest)) if rest else 0
+        found += count(encoding, message["role"]) + _content(encoding, message.get("content"))
+        found += _rest(encoding, message, "role", "content")
     written = prompt_bound.written(body)
     return found + (_lines(encoding, _json(written)) + WITH_TOOLS if written else 0)
 
@@ -98,8 +93,20 @@ def _content(encoding: str, content: object) -> int:
     for part in cast("list[Any]", content):
         fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
         text = fields.get("text")
-        found += count(encoding, text if isinstance(text, str) else _json(fields)) + _SEAM
+        if isinstance(text, str):
+            found += count(encoding, text) + _rest(encoding, fields, "type", "text")
+        else:
+            found += count(encoding, _json(fields))
+        found += _SEAM
     return found
+
+
+def _rest(encoding: str, fields: dict[str, Any], *counted: str) -> int:
+    """The tokens of the other fields."""
+    rest = {
+        name: value for name, value in fields.items() if name not in counted and value is not None
+    }
+    return count(encoding, _json(rest)) if rest else 0
 
 
 def _lines(encoding: str, text: str) -> int:
