@@ -96,6 +96,8 @@ def test_text_repeated_by_a_template_counts() -> None:
     bound = prompt_bound.bound({"messages": [], "tools": [tool]})
     assert bound > written + prompt_bound.PER_CALL + prompt_bound.WITH_TOOLS
     assert prompt_bound.bound({"messages": [], "tools": []}) < prompt_bound.PER_CALL + 100
+    form = {"messages": [], "response_format": {"type": "json_object"}}
+    assert prompt_bound.bound(form) > prompt_bound.PER_CALL + prompt_bound.WITH_TOOLS
 
 
 def test_bound_takes_linear_time() -> None:

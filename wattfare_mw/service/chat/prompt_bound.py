@@ -62,7 +62,8 @@ _WRITTEN = frozenset(
         *("output_format", "translation_options", "nvext"),
     }
 )
-_TOOLS = ("tools", "functions")
+#: For models without formats of answers, gateways turn a format into a tool.
+_TOOLS = ("tools", "functions", "response_format")
 _TEMPLATE_ARGUMENTS = ("chat_template_kwargs", "chat_template_args")
 #: Text is counted in pieces of this many bytes, so that other threads can run in between, and one
 #: wide character does not use memory for all others.
