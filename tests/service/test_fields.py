@@ -449,6 +449,12 @@ def test_tool_that_reads_the_operators_data_is_refused(kind: str) -> None:
     assert "`tools[0]`" in refusal(tools=[{"type": kind}], policy=PASS)
 
 
+def test_list_of_models_in_one_name_is_refused() -> None:
+    """LiteLLM calls each of them, and the reservation covers one."""
+    for fields in ({"model": "a,b"}, {"model": "a, b"}, {"models": ["a", "b,c"]}):
+        assert "`model` may not have a comma" in refusal(**fields)
+
+
 def test_list_of_reserved_fields_is_short() -> None:
     tools = [{"type": "web_search"}] * 1000
     held = read(tools=tools, unknown=1, policy=PASS).held

@@ -146,6 +146,9 @@ def read(
         raise invalid_request(
             f"`model` must be a string of 1 to {MAX_MODEL_CHARACTERS} characters."
         )
+    if any("," in name for name in (model, *(fallbacks or ()))):
+        # LiteLLM calls each model of such a list.
+        raise invalid_request("`model` may not have a comma: a call is for one model.")
     stream = _flag(known, "stream")
     messages = _messages(known.get("messages"))
     request = ChatRequest(
