@@ -449,6 +449,14 @@ def test_tool_that_reads_the_operators_data_is_refused(kind: str) -> None:
     assert "`tools[0]`" in refusal(tools=[{"type": kind}], policy=PASS)
 
 
+def test_template_writes_no_token_of_the_client() -> None:
+    """It would write the text behind each message, and the bound counts it once."""
+    for name in ("eos_token", "bos_token", "additional_special_tokens"):
+        for value in ("x" * 1000, ["x"], {"content": "x"}):
+            assert "replaces the input" in refusal(chat_template_kwargs={name: value})
+    assert read(chat_template_kwargs={"max_thinking_tokens": 512}).held == ()
+
+
 def test_list_of_models_in_one_name_is_refused() -> None:
     """LiteLLM calls each of them, and the reservation covers one."""
     for fields in ({"model": "a,b"}, {"model": "a, b"}, {"models": ["a", "b,c"]}):

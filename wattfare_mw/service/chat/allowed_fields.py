@@ -742,7 +742,8 @@ _OLLAMA_OPTIONS = _object(
 )
 
 # vLLM passes these to the chat template, where they override vLLM's own values. A client's template
-# could repeat the prompt without end (CVE-2025-61620), and so could a client's messages.
+# could repeat the prompt without end (CVE-2025-61620), and so could a client's messages. A template
+# writes tokens such as `eos_token` behind each message.
 _TEMPLATE_REFUSED = (
     *("chat_template", "tokenize", "messages", "conversation", "conversations", "tools"),
     *("tokenizer", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
@@ -752,8 +753,9 @@ _TEMPLATE_REFUSED = (
 def _template_arguments(name: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise invalid_request(f"`{name}` must be an object.")
-    for key in cast("dict[str, Any]", value):
-        if key in _TEMPLATE_REFUSED:
+    for key, inner in cast("dict[str, Any]", value).items():
+        is_token = key.endswith(("_token", "_tokens")) and isinstance(inner, (str, list, dict))
+        if key in _TEMPLATE_REFUSED or is_token:
             raise _not_allowed(f"{name}.{key}", "it replaces the input of the template")
 
 
