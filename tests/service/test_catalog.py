@@ -111,6 +111,7 @@ async def test_stale_list_is_served_while_it_is_refreshed(
         NoListError(),
         b"<html>",
         b'{"data": 5}',
+        b'{"data": []}',
     ],
 )
 async def test_last_list_is_used_for_a_day(
@@ -138,7 +139,20 @@ async def test_last_list_is_used_for_a_day(
 
 @pytest.mark.parametrize(
     "nothing",
-    [NoListError(), b"<html>", b"", b'{"data": 5}', b"[", b"7", b'{"data": [{"slug": "known"}]}'],
+    [
+        NoListError(),
+        b"<html>",
+        b"",
+        b'{"data": 5}',
+        b"[",
+        b"7",
+        b'{"data": [{"slug": "known"}]}',
+        b'{"object": "list", "data": []}',
+        b'{"object": "list", "data": null}',
+        b'{"data": [null, 5]}',
+        b'{"models": []}',
+        b"[]",
+    ],
 )
 async def test_upstream_without_a_list_uses_published_prices(
     models: Catalog,

@@ -29,7 +29,8 @@ def normalized(body: bytes) -> bytes:
     """The list as ``{"data": [{"id": …}]}``; the same bytes if it has this shape already.
 
     Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a list of models.
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is not a list of models, or
+            it has no model.
     """
     entries = _entries(body)
     if isinstance(entries, bytes):
@@ -40,8 +41,8 @@ def normalized(body: bytes) -> bytes:
         if name:
             fields = entry if isinstance(entry, dict) else {}
             models.append({**fields, "id": bare(name)})
-    if entries and not models:
-        raise msgspec.ValidationError("no entry has a name")
+    if not models:
+        raise msgspec.ValidationError("it has no model")
     return msgspec.json.encode({"object": "list", "data": models})
 
 
@@ -63,7 +64,8 @@ def _entries(body: bytes) -> list[_Entry] | bytes:
         pass
     else:
         usual = b'"models/' not in body and b'"models\\/' not in body
-        return body if usual and all(map(_has_id, found)) else found
+        named = any(isinstance(entry, dict) for entry in found) and all(map(_has_id, found))
+        return body if usual and named else found
     try:
         return msgspec.json.decode(body, type=_Models).models
     except msgspec.ValidationError:
