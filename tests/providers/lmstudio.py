@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from providers.rows import (
     COUNTED,
+    ESTIMATED,
     WORDS,
     Provider,
     Row,
     delta_chunk,
+    failed_choice,
     finish_chunk,
     on_a_last_chunk,
     tokens,
@@ -74,6 +76,18 @@ PROVIDER = Provider(
                 {**finish_chunk(), "timings": _TIMINGS},
             ),
             bill=1 * 1000 + 236 * 100 + 35 * 2000,
+        ),
+        Row(
+            quirk="an error of llama.cpp in the field `error:` of a stream, before `[DONE]`",
+            rule="sends an error event, and bills the tokens sent so far",
+            source="https://github.com/ggml-org/llama.cpp/pull/16109",
+            answer=failed_choice({"message": "no context left"}, **tokens(ESTIMATED, 2)),
+            chunks=(
+                *(delta_chunk({"content": word}) for word in WORDS[:2]),
+                'error: {"code":500,"message":"no context left","type":"server_error"}',
+            ),
+            fails=True,
+            bill=ESTIMATED * 1000 + 2 * 2000,
         ),
     ),
 )

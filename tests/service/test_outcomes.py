@@ -149,6 +149,27 @@ STREAMS = {
     "reset before anything": ((reset,), "upstream", 0),
     "an error": ((word(), raw(b'data: {"error": {"code": 500}}\n\n')), "upstream", metered(1)),
     "an error before anything": ((raw(b'data: {"error": {"code": 429}}\n\n'),), "rate_limited", 0),
+    # llama.cpp has sent errors in a field of their own: ggml-org/llama.cpp#16109.
+    "an error in its own field": (
+        (word(), raw(b': ping\n\nerror: {"code": 500, "message": "no"}\n\n'), done),
+        "upstream",
+        metered(1),
+    ),
+    "an error as JSON alone": (
+        (word(), raw(b'{"error": {"code": 500}}\n\n'), end),
+        "upstream",
+        metered(1),
+    ),
+    "an error by its type": (
+        (word(), raw(b"event: error\ndata: timeout\n\n"), done),
+        "upstream",
+        metered(1),
+    ),
+    "a ping with a time": (
+        (raw(b"event: ping\ndata: 2026-01-01 12:00\n\n"), word(), done),
+        "[DONE]",
+        metered(1),
+    ),
     "HTML": ((word(), raw(b"data: <html>\n\n")), "upstream", metered(1)),
     "half an event": ((word(), raw(b'data: {"choi'), end), "upstream", metered(1)),
     "trailing garbage": (

@@ -374,6 +374,34 @@ def test_error_inside_a_stream(app: App, upstream: Upstream, data: str) -> None:
     assert billed(app) > 0
 
 
+@pytest.mark.parametrize("before", [b"", b": ping\n\n"], ids=["lines", "events"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'data: {"error": {"message": "boo"}}',
+        b'error: {"message": "boo", "code": 500}',
+        b'{"error": {"message": "boo"}}',
+    ],
+)
+def test_words_before_an_error_in_the_same_read_are_sent(
+    app: App, upstream: Upstream, before: bytes, error: bytes
+) -> None:
+    word = json.dumps(chunk_of({"choices": [{"index": 0, "delta": {"content": "one "}}]}))
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.chunk(before + b"data: " + word.encode() + b"\n\n" + error + b"\n\n")
+        exchange.done()
+
+    upstream.script = script
+    answer = app.chat(**MODEL, stream=True)
+    assert words_of(answer.text) == ["one "]
+    assert last_error(answer) == "upstream"
+    assert "boo" in answer.text
+    assert "\nerror:" not in answer.text
+    assert billed(app) == ESTIMATED_PROMPT + Decimal("0.000002")
+
+
 LIES = [
     None,
     "a string",

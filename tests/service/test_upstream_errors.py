@@ -100,6 +100,13 @@ SHAPES: dict[str, tuple[int, Any, str | None]] = {
     "openrouter, object": (400, openrouter(RAW), "too_long"),
     "openrouter, list": (400, openrouter(json.dumps([RAW])), "too_long"),
     "openrouter, twice": (400, openrouter(json.dumps(openrouter(json.dumps(RAW)))), "too_long"),
+    "as text in the message": (
+        400,
+        {"error": {"message": json.dumps(RAW), "code": 400}},
+        "too_long",
+    ),
+    "databricks": (400, {"error_code": "BAD_REQUEST", "message": WORDS}, "BAD_REQUEST"),
+    "baidu": (400, {"error_code": 336003, "error_msg": WORDS}, None),
     "too large": (413, {"error": {"message": WORDS}}, None),
     "no json type": (400, json.dumps({"error": {"message": WORDS}}).encode(), None),
 }
@@ -263,6 +270,29 @@ ACCOUNT = {
                 "message": "Your credit balance is too low to access the API.",
             },
         },
+        "credit",
+    ),
+    "anthropic, limit": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "You have reached your specified API usage limits.",
+            },
+        },
+        "credit",
+    ),
+    "google, billing": (
+        400,
+        [{"error": {"code": 400, "message": f"{WORDS}: enable billing on your project"}}],
+        "credit",
+    ),
+    "novita": (400, {"code": 400, "reason": "X", "message": "not enough balance"}, "credit"),
+    "deepinfra": (422, {"detail": {"error": "please enter a payment method"}}, "credit"),
+    "siliconflow": (
+        400,
+        {"code": 30001, "message": "Sorry, your account balance is insufficient"},
         "credit",
     ),
     "google": (
@@ -445,6 +475,8 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
         ({"code": 200, "message": WORDS}, None),
         ({"choices": None, "base_resp": {"status_code": 0, "status_msg": ""}}, None),
         ({"choices": [], "x_groq": {"id": "r"}}, None),
+        ({"choices": [], "error": {"message": "", "type": "", "param": "", "code": None}}, None),
+        ({"choices": [], "error": {"message": "", "type": WORDS}}, "The upstream failed (502)."),
         ({"detail": None, "errors": []}, None),
         ({"choices": [], "type": "error", "detail": WORDS}, None),
         ({"index": 0, "delta": {}, "detail": WORDS}, None),
@@ -453,6 +485,22 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
 def test_flat_error_with_status_200(answer: dict[str, Any], words: str | None) -> None:
     error = upstream_answers.error_of(answer, NO_KEY)
     assert (error and error.message) == words
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": "error", "message": WORDS},
+        {"statusCode": 500, "message": WORDS},
+        {"choices": None, "msg": WORDS},
+        {"error_code": 17, "error_msg": WORDS},
+    ],
+    ids=str,
+)
+def test_message_of_an_answer_without_choices_is_forwarded(answer: dict[str, Any]) -> None:
+    with pytest.raises(WattfareError, match=WORDS) as caught:
+        upstream_answers.read_completion(json.dumps(answer).encode(), Meter(None, 10), NO_KEY)
+    assert caught.value.code == "upstream"
 
 
 @pytest.mark.parametrize("ping", [b"", b" ", b"ping", b"keep-alive", b"PING "])

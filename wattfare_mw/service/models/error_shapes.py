@@ -23,7 +23,7 @@ _DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: The fields with the message of an error.
 _MESSAGES = (
     *("message", "msg", "detail", "Message", "error_description", "status_msg"),
-    *("errorMessage", "error_message", "faultstring"),
+    *("errorMessage", "error_message", "error_msg", "faultstring"),
 )
 #: The fields that an error may be wrapped in.
 _WRAPPERS = ("error", "errors", "detail", "base_resp", "fault", "err")
@@ -84,16 +84,24 @@ def in_success(answer: object) -> ParsedError | None:
     """Read the error in an answer or an event with status 200; None if it is not an error."""
     if isinstance(answer, dict):
         fields = cast("dict[str, Any]", answer)
-        if fields.get("error") or fields.get("object") == "error" or _is_flat(fields):
+        if _has_error(fields) or fields.get("object") == "error" or _is_flat(fields):
             return _parsed(fields)
         groq = fields.get("x_groq")
-        if isinstance(groq, dict) and cast("dict[str, Any]", groq).get("error"):
+        if isinstance(groq, dict) and _has_error(cast("dict[str, Any]", groq)):
             return _parsed(cast("object", groq))
         return _parsed(fields) if _failed_at_minimax(fields) else None
     if isinstance(answer, list) and answer:  # Google sends a list
         first = cast("list[object]", answer)[0]
         return in_success(cast("object", first)) if isinstance(first, dict) else None
     return None
+
+
+def _has_error(fields: dict[str, Any]) -> bool:
+    """True if there is an error. Gateways in Go write one without content into each answer."""
+    error = fields.get("error")
+    if isinstance(error, dict):
+        return any(cast("dict[str, Any]", error).values())
+    return bool(error)
 
 
 def _is_flat(fields: dict[str, Any]) -> bool:
@@ -171,6 +179,9 @@ def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
         if isinstance(words, (dict, list)) and words:  # Mistral's
             yield from _levels(cast("object", words), depth - 1)
             return
+        if isinstance(words, str) and words.lstrip().startswith("{"):
+            yield from _quoted(words, depth - 1)  # a gateway quotes a whole error as text
+            return
         metadata: object = fields.get("metadata")
         if isinstance(metadata, dict):  # OpenRouter quotes the provider's own error
             yield from _quoted(cast("dict[str, Any]", metadata).get("raw"), depth - 1)
@@ -219,7 +230,7 @@ def _message(fields: dict[str, Any]) -> str | None:
 
 
 def _code(fields: dict[str, Any]) -> str | None:
-    for name in ("code", "status"):
+    for name in ("code", "error_code", "status"):
         value = fields.get(name)
         if isinstance(value, str) and _CODE.fullmatch(value) and value not in _NO_CODES:
             return value

@@ -75,14 +75,18 @@ def failure(
     Args:
         credential: the key of the call. It is removed from the upstream's message.
     """
-    try:
-        parsed = error_shapes.in_error(decode(body))
-    except (ValueError, WattfareError):
-        parsed = error_shapes.in_text(body)
+    parsed = _parsed(body)
     retry_after = retry_after_in(headers)
     if retry_after is None:
         retry_after = parsed.retry_after
     return _failure(status, parsed, retry_after, credential)
+
+
+def _parsed(body: bytes) -> error_shapes.ParsedError:
+    try:
+        return error_shapes.in_error(decode(body))
+    except (ValueError, WattfareError):
+        return error_shapes.in_text(body)
 
 
 def is_no_list(status: int, failure: WattfareError) -> bool:
@@ -130,6 +134,28 @@ def error_of(answer: object, credential: Credential) -> WattfareError | None:
     """The error in an answer or a chunk with status 200, or None."""
     parsed = error_shapes.in_success(answer)
     return None if parsed is None else _error_of(parsed, credential)
+
+
+def error_event(data: bytes, credential: Credential) -> WattfareError:
+    """The error in an event of type ``error``, which may have any data."""
+    return _error_of(_parsed(data), credential)
+
+
+def error_without_data(block: bytes, credential: Credential) -> WattfareError | None:
+    """The error in a part of a stream that has no ``data:``, or None. llama.cpp has sent errors in
+    a field of their own (ggml-org/llama.cpp#16109). Other servers send the JSON alone."""
+    field = _ERROR_FIELD.search(block)
+    if field is not None:
+        return error_event(field[1], credential)
+    if not block.lstrip().startswith((b"{", b"[")):
+        return None
+    try:
+        return error_of(decode(block), credential)
+    except ValueError:
+        return None
+
+
+_ERROR_FIELD = re.compile(rb"^error: ?(\{[^\r\n]*)", re.MULTILINE)
 
 
 def _error_of(parsed: error_shapes.ParsedError, credential: Credential) -> WattfareError:
@@ -251,10 +277,13 @@ _ACCOUNT_ERRORS = _KEY_ERRORS | {
     "payment_required",
     "quota_exceeded_error",
 }
-#: The words of errors about the account's money, for errors without a name. Anthropic sends them
-#: with a 400, xAI and Zhipu with a 429.
+#: The words of errors about the account's money, for errors without a name. Anthropic and Google
+#: send them with a 400, xAI and Zhipu with a 429, DeepInfra with a 422.
 _MONEY_WORDS = re.compile(
-    r"credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds|quota)"
+    r"credit balance is too low|(?:insufficient|not enough) (?:account )?"
+    r"(?:balance|credits?|funds|quota)|balance is insufficient"
+    r"|specified (?:workspace )?API usage limits|enable billing"
+    r"|(?:add|enter) a (?:valid )?payment method"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
     r"|account (?:is |has been )?(?:suspended|deactivated|disabled|locked|in arrears)"
     r"|余额不足|欠费|账户已被锁定|账号已被锁定",
@@ -363,7 +392,7 @@ def read_completion(
     for choice in choices:
         # Our own count, in case the upstream reports none.
         generated |= _count(_fields(choice).get("message"), meter)
-    error = error_of(answer, credential) or _failure_of_all(choices, credential)
+    error = error_of(answer, credential) or _failure_of_all(fields, choices, credential)
     _add_usage(fields, meter, generated=generated or error is None)
     if error is not None:
         raise error
@@ -463,9 +492,14 @@ def _add_usage(fields: dict[str, Any], meter: Meter, *, generated: bool) -> bool
     return found
 
 
-def _failure_of_all(choices: list[Any], credential: Credential) -> WattfareError | None:
+def _failure_of_all(
+    answer: dict[str, Any], choices: list[Any], credential: Credential
+) -> WattfareError | None:
     """The failure of an answer that has no choice, or whose choices have all failed."""
     if not choices:
+        parsed = error_shapes.in_error(answer)
+        if parsed.message is not None:
+            return _error_of(parsed, credential)
         return failed("The upstream did not answer with a completion.")
     first: WattfareError | None = None
     for choice in choices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -82,6 +82,7 @@ class UpstreamJob:
     _body_ended = False
     _end = b""  # the last event of a stream, after it has arrived
     _comments = 0  # in a row
+    _failure: WattfareError | None = None  # the upstream's, after the events before it
     _lowerings = 0
     _spent = _done = _tallied = _answered = False
     _last = b"{}"  # the last chunk that has choices
@@ -283,6 +284,8 @@ class UpstreamJob:
         """The events as received, without the usage event if only we asked for it."""
         assert self._answer is not None
         while not self._spent:
+            if self._failure is not None:
+                raise self._failure
             if self._end:
                 self.meter.complete = True
                 self._check_cost_is_known()
@@ -380,7 +383,7 @@ class UpstreamJob:
         elif block.find(b"data") < 0:
             return self._comment(block)  # however many lines it has
         elif (lines := sse.data_lines(block)) is None:
-            passed = b"".join(self._passed_events(block))
+            passed = self._passed_events(block)
         else:
             kept = self._kept(lines)
             # Usually all of them, so the block is passed on unchanged.
@@ -394,7 +397,11 @@ class UpstreamJob:
         kept: list[bytes] = []
         same = True
         for data in lines:
-            event = self._passed(data)
+            try:
+                event = self._passed(data)
+            except WattfareError as failure:
+                self._failure = failure
+                break
             same = same and event is data
             if event is not None:
                 kept.append(event)
@@ -402,25 +409,49 @@ class UpstreamJob:
                 break  # data after the end is not part of the answer
         return lines if same and len(kept) == len(lines) else kept
 
-    def _passed_events(self, block: bytes) -> Iterator[bytes]:
+    def _passed_events(self, block: bytes) -> bytes:
+        passed: list[bytes] = []
         for raw in sse.split(block):
-            whole = [event.data for event in sse.events(raw)]
-            if not whole:
-                yield self._comment(raw)
-                continue
-            events = [line for data in whole for line in _apart(data)]
-            passed = [self._passed(data) for data in events]
-            if len(events) == len(whole) and all(
-                event is data for event, data in zip(passed, events, strict=True)
-            ):
-                yield raw
+            events = list(sse.events(raw))
+            try:
+                if not events:
+                    passed.append(self._comment(raw))
+                    continue
+                lines = [line for event in events for line in self._lines(event)]
+            except WattfareError as failure:
+                self._failure = failure
+                break
+            kept = self._kept(lines)
+            if kept is lines and len(lines) == len(events):
+                passed.append(raw)
             else:
-                yield b"".join(sse.write(event) for event in passed if event is not None)
-            if self._done or self._spent:
-                return
+                passed += map(sse.write, kept)
+            if self._done or self._spent or self._failure is not None:
+                break
+        return b"".join(passed)
+
+    def _lines(self, event: sse.Event) -> list[bytes]:
+        """The data to meter. It is empty for a ping that is not JSON, because clients could not
+        read it.
+
+        Raises:
+            WattfareError: ``upstream``; the event is an error.
+        """
+        if event.type == "error":
+            raise upstream_answers.error_event(event.data, self._credential)
+        if sse.is_ping(event) and _decoded(event.data) is None:
+            return []
+        return _apart(event.data)
 
     def _comment(self, raw: bytes) -> bytes:
-        """The part of a block without an event that is passed on."""
+        """The part of a block without an event that is passed on.
+
+        Raises:
+            WattfareError: ``upstream``; it is an error.
+        """
+        error = upstream_answers.error_without_data(raw, self._credential)
+        if error is not None:
+            raise error
         self._comments += 1
         return raw if self._comments <= MAX_COMMENTS and len(raw) <= MAX_COMMENT_BYTES else b""
 
