@@ -46,6 +46,12 @@ def price_of(pricing: object) -> Price | Unpriced:
         ({**BASE, "overrides": [{"utc_start": "noon"}]}, Unpriced.NOT_FIXED),
         ({**BASE, "overrides": [{"min_prompt_tokens": "many"}]}, Unpriced.NOT_FIXED),
         ({**BASE, "per_haiku": "0.01"}, Unpriced.NOT_FIXED),
+        ({**BASE, "per_haiku": [{"price": "0.01"}]}, Unpriced.NOT_FIXED),
+        ({**BASE, "currency": "EUR"}, Unpriced.NOT_FIXED),
+        ({**BASE, "currency": ["USD"]}, Unpriced.NOT_FIXED),
+        ("free", Unpriced.NOT_FIXED),
+        ([BASE], Unpriced.NOT_FIXED),
+        ([], Unpriced.NOT_LISTED),
         ({**BASE, "discount": 1.5}, Unpriced.NOT_FIXED),
     ],
 )
@@ -85,7 +91,8 @@ def test_every_rate_is_billed_and_bounded() -> None:
 
 @pytest.mark.parametrize("name", ["internal_reasoning", "input_cache_read", "audio_output"])
 def test_zero_rate_falls_back_to_the_base_rate(name: str) -> None:
-    price = price_of({**BASE, name: "0", "per_haiku": "0"})
+    empty = {"per_haiku": "0", "tiers": [], "by_region": {}, "note": "", "free": False}
+    price = price_of({**BASE, name: "0", **empty})
     assert isinstance(price, Price)
     used = TokenCounts(prompt=9, completion=9, cache_read=9, reasoning=5, audio_output=4)
     assert price.cost(used) == 9 * 3000
@@ -119,6 +126,10 @@ def test_exact_price_keeps_every_digit() -> None:
         ({"unit": "per_1m_tokens", "prompt": 0.0001, "completion": 2}, "1E-10"),
         ({"unit": "per_1k_tokens", "prompt": 0.0001, "completion": 0.0002}, "1E-7"),
         ({"unit": "per_token", "prompt": 0.5, "completion": 0.5}, "0.5"),
+        (
+            {"currency": "USD", "unit": "per_million_tokens", "prompt": 0.5, "completion": 0.5},
+            "5E-7",
+        ),
         ({"prompt": "0.009", "completion": "0.009"}, "0.009"),
         # These cannot be true.
         ({"prompt": "0.000001", "completion": "0.05"}, None),
@@ -137,7 +148,7 @@ def test_unit_of_a_price(pricing: dict, prompt: str | None) -> None:
 
 
 def test_odd_entry_hides_no_other_entry() -> None:
-    models = [5, {"id": 7}, {"id": "odd", "pricing": "free"}, {"id": "m", "pricing": BASE}]
+    models = [5, {"id": 7}, {"pricing": BASE}, {"id": "m", "pricing": BASE}]
     assert set(read_prices(json.dumps({"data": models}).encode())) == {"m"}
 
 

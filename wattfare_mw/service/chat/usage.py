@@ -288,8 +288,8 @@ _COST = (
     "estimated_cost",
 )
 _COST_TOTAL = ("total_cost", "total", "total_cost_usd", "total_usd", "amount", "usd")
-#: The currency of a cost, which few providers name.
-_USD = (None, "USD", "usd")
+#: The currency of a cost or a price, which few providers name.
+USD = (None, "USD", "usd")
 
 
 def _collect(usage: dict[str, Any], fields: _Fields, found: dict[str, int]) -> None:
@@ -420,7 +420,7 @@ def _usd(value: object) -> money.Usd | None:
     """An amount in USD: a number, a number as text, or an object with the total."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        if fields.get("currency") not in _USD:
+        if fields.get("currency") not in USD:
             return None
         totals = (_usd(fields.get(name)) for name in _COST_TOTAL if name in fields)
         return next((total for total in totals if total is not None), None)

@@ -18,6 +18,7 @@ from ... import money
 from ...logs import get_logger
 from ...types import exact
 from ..chat.price import EXPENSIVE_TIERS, Override, Price, Rates
+from ..chat.usage import USD
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -34,7 +35,7 @@ class Unpriced(Enum):
 
 class _Model(msgspec.Struct):
     id: str
-    pricing: dict[str, Any] | None = None
+    pricing: Any = None
 
 
 class _List(msgspec.Struct):
@@ -53,7 +54,7 @@ def read_prices(body: bytes) -> dict[str, Price | Unpriced]:
             model = _decode_model(entry)
         except msgspec.ValidationError:
             continue  # one invalid entry must not hide the others
-        prices[model.id] = _price(model.pricing or {})
+        prices[model.id] = _price(model.pricing)
     return prices
 
 
@@ -114,13 +115,18 @@ _UNITS = {
 #: No token costs this much, in USD. Some lists have prices for a million tokens and do not say so:
 #: NousResearch/hermes-agent#79400.
 MOST_FOR_A_TOKEN = Decimal("0.01")
+#: The fields of a price that are not rates.
+_NOT_RATES = frozenset({"overrides", "discount", "unit", "currency"})
 #: Conditions of an override.
 _CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end"})
 
 
-def _price(pricing: dict[str, Any]) -> Price | Unpriced:
+def _price(listed: object) -> Price | Unpriced:
     """OpenRouter's ``pricing``: amounts in USD as strings. ``overrides`` have other amounts, for
     a long prompt or for a time of the day."""
+    if not isinstance(listed, dict):
+        return Unpriced.NOT_FIXED if listed else Unpriced.NOT_LISTED
+    pricing = cast("dict[str, Any]", listed)
     if pricing.get("prompt") is None or pricing.get("completion") is None:
         return Unpriced.NOT_LISTED
     try:
@@ -130,9 +136,11 @@ def _price(pricing: dict[str, Any]) -> Price | Unpriced:
         discount = _amount(pricing.get("discount") or 0)
         if discount > 1:
             raise ValueError("a discount must not exceed the price")
+        if pricing.get("currency") not in USD:
+            raise ValueError("the prices are not in USD")
         places = _unit(pricing)
         return Price(
-            _rates(pricing, frozenset({"overrides", "discount", "unit"}), places),
+            _rates(pricing, _NOT_RATES, places),
             tuple(_override(each, places) for each in cast("list[object]", overrides)),
             discount,
         )
@@ -171,7 +179,7 @@ def _rates(pricing: dict[str, Any], others: frozenset[str], places: int) -> Rate
     """
     rates: dict[str, Decimal] = {}
     for name, value in pricing.items():
-        if value is None or name in others:
+        if value is None or name in others or (name not in _NAMES and not value):
             continue
         amount = _amount(value)
         if name not in _FEES:
