@@ -308,6 +308,8 @@ class _OpenCall:
     @property
     def arguments(self) -> str:
         text = "".join(self._texts)
+        if text.startswith("{}{"):  # Bedrock and Gemini: openai/openai-agents-js#712
+            text = text[2:]
         if self._value is None or (text.strip() and self._value in ("{}", "[]")):
             return text
         return self._value
@@ -342,7 +344,7 @@ class ToolCalls:
     A new id starts a new call, even if its index is 0, null or absent. A part without an id
     continues the last call with the same index. If it has no index either, it continues the last
     call. If the provider sends no ids, a part with a name starts a new call once the arguments so
-    far are complete. ``null`` and ``""`` are ignored.
+    far are complete. ``null``, ``"null"`` as an id and ``""`` are ignored.
     """
 
     def __init__(self) -> None:
@@ -357,6 +359,8 @@ class ToolCalls:
         """Add one item of ``tool_calls``: a whole call or a part."""
         function = _object(part.get("function"))
         index, id_ = _index(part.get("index")), _name(part.get("id"))
+        if id_ == "null":  # Mistral's default
+            id_ = None
         name, arguments = _name(function.get("name")), function.get("arguments")
         call = self._known(index, id_)
         if call is None or self._starts_anew(call, id_, name, arguments):

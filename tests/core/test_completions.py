@@ -301,6 +301,14 @@ WHOLE_B = part(B.arguments, id="b", name="t")
             [part(None, id=5, name="w", index=0), part("{}", id=5, index=0)],
             (ToolCall("5", "w", "{}"),),
         ),
+        # Empty arguments come first, then the real ones.
+        ([part("{}", id="a", name="w"), part('{"city":'), part('"Oslo"}')], (A,)),
+        ([part("{}", id="a", name="w", index=0), part(A.arguments, id="a", index=0)], (A,)),
+        # Mistral's default id is the text "null".
+        (
+            [part("{}", id="null", name="w"), part(A.arguments, id="null", name="w")],
+            (ToolCall("", "w", "{}"), ToolCall("", "w", A.arguments)),
+        ),
         # The id comes late.
         ([part("{", index=0, name="w"), part("}", index=0, id="a")], (ToolCall("a", "w", "{}"),)),
         # Without ids, a name after complete arguments starts another call.

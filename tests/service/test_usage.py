@@ -311,6 +311,8 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
         ({"choices": [{"index": 1, "usage": USAGE}]}, [(1, USAGE)]),
         ({"choices": [{"usage": USAGE}, {"usage": USAGE}]}, [(0, USAGE), (1, USAGE)]),
         ({"choices": [None, {"usage": 5}], "usage": []}, []),
+        ({"usage": {}, "choices": [{"index": 0, "usage": USAGE}]}, [(0, USAGE)]),
+        ({"usage": {}, "x_groq": {"usage": USAGE}}, [(None, USAGE)]),
         ({"eval_count": 5}, [(None, {"eval_count": 5})]),
     ],
 )

@@ -95,7 +95,7 @@ def find(answer: dict[str, Any]) -> Iterable[tuple[int | None, dict[str, Any]]]:
     (``x_groq.usage``), or the answer itself (Google's, Ollama's and llama.cpp's own names).
     """
     usage = answer.get("usage")
-    if isinstance(usage, dict):
+    if isinstance(usage, dict) and usage:
         return ((None, cast("dict[str, Any]", usage)),)
     return _find_elsewhere(answer)
 
