@@ -135,6 +135,7 @@ def test_generated_text_is_counted_once_in_any_field() -> None:
         ({"reasoning": "12345678", "reasoning_content": "12345678"}, 8),
         ({"tool_calls": [call, call]}, 26),
         ({"function_call": {"name": "1234", "arguments": "5678"}}, 8),
+        ({"tool_calls": [{"function": {"name": "1234", "arguments": {"a": [1, 2, 3]}}}]}, 17),
         ({"reasoning_details": [{"data": "x" * 400}]}, 1),
         ({"content": "\ud800" * 4}, 12),
     ):

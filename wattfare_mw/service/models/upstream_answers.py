@@ -758,7 +758,10 @@ def _text_of(fields: dict[str, Any]) -> str:
         texts += [_fields(inner).get("text") for inner in _items(part.get("thinking"))]
     for call in (*_items(fields.get("tool_calls")), {"function": fields.get("function_call")}):
         function = _fields(_fields(call).get("function"))
-        texts += [function.get("name"), function.get("arguments")]
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):  # instead of JSON as text
+            arguments = encode(cast("object", arguments)).decode()
+        texts += [function.get("name"), arguments]
         texts.append(_fields(_fields(call).get("custom")).get("input"))
     return "".join(text for text in texts if isinstance(text, str))
 
