@@ -173,6 +173,8 @@ def check_stream(
     else:
         # The service has requested the usage, but the client has not.
         passed = [each for each in passed if each["choices"] or not each.get("usage")]
+        costs = [each["usage"]["cost"] for each in received if "cost" in (each.get("usage") or {})]
+        assert not costs or nanos(costs[-1]) == bill
     assert [without_usage(each) for each in received] == [without_usage(each) for each in passed]
 
 

@@ -486,7 +486,10 @@ class UpstreamJob:
         if not read.usage:
             return data
         if not self._request.include_usage:
-            return data if read.choices else None  # the client did not ask for the usage
+            if not read.choices:
+                return None  # the client did not ask for the usage
+            if data.find(b'"cost"') < 0:
+                return data
         self._sent_cost = self.meter.billed
         return upstream_answers.with_cost(data, self.meter)
 
