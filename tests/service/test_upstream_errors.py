@@ -474,6 +474,7 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
         ({"type": "ping"}, None),
         ({"code": 200, "message": WORDS}, None),
         ({"choices": None, "base_resp": {"status_code": 0, "status_msg": ""}}, None),
+        ({"choices": [], "base_resp": {"status_code": "0", "status_msg": "success"}}, None),
         ({"choices": [], "x_groq": {"id": "r"}}, None),
         ({"choices": [], "error": {"message": "", "type": "", "param": "", "code": None}}, None),
         ({"choices": [], "error": {"message": "", "type": WORDS}}, "The upstream failed (502)."),

@@ -122,7 +122,9 @@ _NO_FAULT = (None, "", 0, "0", 200, "200", "ok", "OK", "success", "Success")
 
 def _failed_at_minimax(fields: dict[str, Any]) -> bool:
     status = fields.get("base_resp")
-    return isinstance(status, dict) and bool(cast("dict[str, Any]", status).get("status_code"))
+    if not isinstance(status, dict):
+        return False
+    return cast("dict[str, Any]", status).get("status_code") not in _NO_FAULT
 
 
 def _parsed(answer: object) -> ParsedError:
