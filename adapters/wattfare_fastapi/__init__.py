@@ -67,8 +67,8 @@ def add_wattfare(
     The options are those of :class:`wattfare_mw.WattfareMiddleware`. ``resolve_user`` is a
     dependency of FastAPI, and so is a function in ``request_limit`` or ``account_label``. A
     dependency can have parameters such as ``user: Annotated[Account, Depends(current_user)]``.
-    ``Depends(…)``, ``Security(…)`` and a function of only the request also work. If a dependency
-    raises an exception, the app's exception handlers answer it.
+    ``Depends(…)``, ``Security(…)``, ``Annotated[int, Depends(…)]`` and a function of only the
+    request also work. If a dependency raises an exception, the app's exception handlers answer it.
 
     Args:
         app: the app.

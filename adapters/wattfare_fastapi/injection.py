@@ -4,7 +4,7 @@
 # `annotations` from `__future__`.
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, get_origin
 
 from fastapi import Depends, FastAPI, Request, WebSocket
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -143,6 +143,9 @@ def injected(app: FastAPI, option: Any) -> Any:
 
 def dependency_of(option: Any) -> DependsParameter | None:
     """The function of an option that is a dependency. None if it is not a dependency."""
+    if get_origin(option) is Annotated:  # the type of a parameter, such as an alias of the app
+        found = [each for each in option.__metadata__ if isinstance(each, DependsParameter)]
+        option = found[-1] if found else option
     if isinstance(option, DependsParameter):
         return option
     if not callable(option) or _takes_the_request(option):

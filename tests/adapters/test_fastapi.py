@@ -111,13 +111,14 @@ ANN = {"authorization": "Bearer of ann"}
 BOB = {"authorization": "Bearer of bob"}
 
 
-@pytest.fixture(params=["async", "sync", "Depends"])
+@pytest.fixture(params=["async", "sync", "Depends", "Annotated"])
 def resolve_user(request: pytest.FixtureRequest) -> Any:
     """A dependency that uses the app's own sign-in."""
     return {
         "async": account_id,
         "sync": account_id_sync,
         "Depends": Depends(account_id),
+        "Annotated": Annotated[int, Depends(account_id)],
     }[request.param]
 
 
