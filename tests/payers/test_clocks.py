@@ -60,7 +60,7 @@ async def test_age_of_a_sign_in(store: SQLiteStore, clock: Clock) -> None:
 async def test_age_of_a_request_at_openrouter(
     store: SQLiteStore, clock: Clock, passed: int, message: str
 ) -> None:
-    upstream: Any = SimpleNamespace(base_url="https://openrouter.ai/api/v1")
+    upstream: Any = SimpleNamespace(base_url="https://openrouter.ai/api/v1", http=None)
     keyring = Keyring([secrets.token_bytes(KEY_BYTES)])
     funding = PayerFunding(store, keyring, upstream, ["openrouter"], "https://pay.example")
     payer_id = (await new_payer(store)).payer_id
