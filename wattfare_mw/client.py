@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from . import calls
 from .calls import Call, Caller, LimitLike, Read, Send, Sleep, Timeout
-from .error_responses import LetThrough, respond_to_errors
+from .error_responses import LetThrough, respond_to_failure
 from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .offload import in_thread
@@ -262,9 +262,10 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
         )
 
         def handler(request: Request) -> Response:
-            return self._runner.run(
-                respond_to_errors(token_route.answer(request), let_through=let_through)
-            )
+            try:
+                return self._runner.run(token_route.answer(request))
+            except Exception as failure:
+                return respond_to_failure(failure, let_through=let_through)
 
         return handler
 
@@ -330,9 +331,10 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
         )
 
         async def handler(request: Request) -> Response:
-            return await self._runner.run(
-                respond_to_errors(token_route.answer(request), let_through=let_through)
-            )
+            try:
+                return await self._runner.run(token_route.answer(request))
+            except Exception as failure:
+                return respond_to_failure(failure, let_through=let_through)
 
         return handler
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 from .errors import WattfareAuthError, WattfareError
-from .flow import Flow
 from .logs import describe, get_logger
 from .users import AppError, NotSignedInError
 from .web import Request, Response, json_response
@@ -36,27 +34,24 @@ def refuse_other_methods(request: Request, *allowed: str) -> None:
         raise MethodNotAllowedError(allowed)
 
 
-def respond_to_errors(
-    flow: Flow[Any], request_id: str | None = None, let_through: LetThrough = ()
-) -> Flow[Any]:
-    """Run ``flow``, and convert each error to a response. A WattfareError becomes its JSON with its
-    status. Any other exception becomes a 500 without details, and the log gets the details. Only
-    the exceptions in ``let_through`` are raised."""
-    try:
-        return (yield from flow)
-    except WattfareError as error:
-        return respond_to_error(error, request_id)
-    except let_through:
-        raise
-    except AppError as error:
-        logger.exception("%s request_id=%s", error, request_id)
-        return _internal_error()
-    except Exception:
+def respond_to_failure(
+    failure: Exception, request_id: str | None = None, let_through: LetThrough = ()
+) -> Response:
+    """Return the response to an exception, in its ``except`` block. A WattfareError becomes its
+    JSON with its status. Any other exception becomes a 500 without details, and the log gets the
+    details.
+
+    Raises:
+        Exception: ``failure`` itself, if it is one of ``let_through``.
+    """
+    if isinstance(failure, WattfareError):
+        return respond_to_error(failure, request_id)
+    if isinstance(failure, let_through):
+        raise failure
+    if isinstance(failure, AppError):
+        logger.exception("%s request_id=%s", failure, request_id)
+    else:
         logger.exception("A request could not be answered. request_id=%s", request_id)
-        return _internal_error()
-
-
-def _internal_error() -> Response:
     return error_response(
         WattfareError("The app failed to handle this request. Its log has the details.", status=500)
     )

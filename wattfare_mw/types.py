@@ -229,7 +229,10 @@ def decode(shape: type[T], body: bytes) -> T:
     Raises:
         msgspec.MsgspecError: the body is not JSON, or does not have this shape.
     """
-    return _decode(_decoder(shape), body)
+    try:
+        return _decoder(shape).decode(body)
+    except _MALFORMED as error:
+        raise _malformed(error) from None
 
 
 def decode_raw(body: bytes) -> dict[str, Any]:
@@ -238,14 +241,18 @@ def decode_raw(body: bytes) -> dict[str, Any]:
     Raises:
         msgspec.MsgspecError: the body is not a JSON object.
     """
-    return _decode(_RAW_DECODER, body)
-
-
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
-        return decoder.decode(body)
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise msgspec.DecodeError(f"JSON is malformed: {type(error).__name__}") from None
+        return _RAW_DECODER.decode(body)
+    except _MALFORMED as error:
+        raise _malformed(error) from None
+
+
+#: What msgspec raises for some bodies that are not JSON, besides its own errors.
+_MALFORMED = (UnicodeDecodeError, RecursionError)
+
+
+def _malformed(error: Exception) -> msgspec.DecodeError:
+    return msgspec.DecodeError(f"JSON is malformed: {type(error).__name__}")
 
 
 def _encode_other(value: Any) -> Any:

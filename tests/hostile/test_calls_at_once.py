@@ -188,7 +188,7 @@ def test_middleware_counts_streams_until_they_end(drive: Any, fake: FakeWattfare
     fake.script = held_stream
     streams = [ask(drive, stream=True) for _ in range(2)]
     exchanges = [fake.next() for _ in streams]
-    over = ask(drive, stream=True).respond_to_errors()
+    over = ask(drive, stream=True).answered()
     assert (over.status, over.code) == (429, "rate_limited")
     assert "A user or a grant may have at most" in over.json["error"]["message"]
     assert over.headers["retry-after"] == "1"
@@ -199,7 +199,7 @@ def test_middleware_counts_streams_until_they_end(drive: Any, fake: FakeWattfare
         exchange.chunk(DONE)
         exchange.end()
     for live in (*streams, other):
-        assert live.respond_to_errors().status == 200
+        assert live.answered().status == 200
     assert eventually(lambda: nothing_counts(drive))
 
 
@@ -223,13 +223,13 @@ def test_middleware_counts_whole_answers_and_failures(drive: Any, fake: FakeWatt
     fake.script = held
     waiting = [ask(drive) for _ in range(2)]
     exchanges = [fake.next() for _ in waiting]
-    assert ask(drive).respond_to_errors().status == 429
+    assert ask(drive).answered().status == 429
     exchanges[0].answer('{"choices": []}')
     exchanges[1].reset()
-    assert sorted(live.respond_to_errors().status for live in waiting) == [200, 502]
+    assert sorted(live.answered().status for live in waiting) == [200, 502]
     for fields in ({"model": 7}, {"stream": "x"}):
         for _ in range(3):
-            assert ask(drive, **fields).respond_to_errors().status == 400
+            assert ask(drive, **fields).answered().status == 400
     assert eventually(lambda: nothing_counts(drive))
 
 
@@ -244,7 +244,7 @@ def test_middleware_counts_a_grant_as_its_own_payer(drive: Any, fake: FakeWattfa
     for exchange in exchanges:
         exchange.answer('{"choices": []}')
     for live in waiting:
-        assert live.respond_to_errors().status == 200
+        assert live.answered().status == 200
     assert eventually(lambda: nothing_counts(drive))
 
 

@@ -407,7 +407,7 @@ def test_asgi_sends_nothing_before_the_status(drive: Drive, fake: FakeWattfare) 
     exchange = fake.next()
     assert not live.started.wait(4 * SOON)
     exchange.error("budget_exceeded", 402)
-    assert live.respond_to_errors().status == 402
+    assert live.answered().status == 402
 
 
 @only_asgi

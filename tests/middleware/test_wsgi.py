@@ -220,7 +220,7 @@ def test_sync_functions_run_concurrently(fake: FakeWattfare) -> None:
 
     driver = ASGIDriver(resolve_user=resolve_user, secret_key=SECRET_KEY, base_url=fake.url)
     lives = [driver.open("POST", TOKEN) for _ in range(2)]
-    assert [live.respond_to_errors().status for live in lives] == [200, 200]
+    assert [live.answered().status for live in lives] == [200, 200]
     driver.close()
 
 

@@ -168,7 +168,7 @@ class Live:
         """Everything from here to the end."""
         return b"".join(iter(self.next, None))
 
-    def respond_to_errors(self) -> Answered:
+    def answered(self) -> Answered:
         body = self.rest()
         return Answered(self.status, self.fields, body)
 
@@ -236,7 +236,7 @@ class ASGIDriver:
 
     def request(self, *args: Any, **more: Any) -> Answered:
         """Makes a request and returns its whole answer."""
-        return self.open(*args, **more).respond_to_errors()
+        return self.open(*args, **more).answered()
 
     def close(self) -> None:
         self.loop.run(self.middleware.aclose())
@@ -298,7 +298,7 @@ class WSGIDriver:
 
     def request(self, *args: Any, **more: Any) -> Answered:
         """Makes a request and returns its whole answer."""
-        return self.open(*args, **more).respond_to_errors()
+        return self.open(*args, **more).answered()
 
     def close(self) -> None:
         self.middleware.close()

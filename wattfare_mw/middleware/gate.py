@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from ..app_functions import AppFunction
 from ..body_memory import MAX_PAYER_BYTES, BodyClaim, BodyMemory
 from ..calls_at_once import CallsAtOnce
 from ..completions import not_the_protocol, usage_in
-from ..error_responses import LetThrough, refuse_other_methods, respond_to_errors
+from ..error_responses import LetThrough, refuse_other_methods, respond_to_failure
 from ..errors import WattfareError, invalid_request
 from ..flow import Flow, InThread
 from ..logs import get_logger
@@ -211,7 +211,10 @@ class Gate:
             flow = route(request, record)
         else:
             flow = self._other_method(request, methods)
-        reply = yield from respond_to_errors(flow, request_id, self._let_through)
+        try:
+            reply = yield from flow
+        except Exception as failure:
+            reply = respond_to_failure(failure, request_id, self._let_through)
         headers = reply.headers
         if self._origins.any:
             headers.update(self._origins.headers(request))
@@ -333,7 +336,9 @@ class Gate:
     def _inference(self, request: Request, record: Record) -> Flow[Response | Relay]:
         headers = request.headers.common
         self._origins.refuse_others(request)
-        _refuse_other_types(headers)
+        if _media_type(headers.get("content-type")) != "application/json":
+            # A page of another site can send a form or plain text without a CORS preflight.
+            raise invalid_request("The body must be application/json.", 415)
         grant = headers.get(GRANT_HEADER)
         if grant is not None:
             # Only the grant pays, even if a user is signed in.
@@ -423,12 +428,6 @@ def is_json(content_type: str) -> bool:
     own 404 is text or HTML."""
     kind = _media_type(content_type)
     return kind == "application/json" or kind.endswith("+json")
-
-
-def _refuse_other_types(headers: Mapping[str, str]) -> None:
-    # A page of another site can send a form or plain text without a CORS preflight.
-    if _media_type(headers.get("content-type")) != "application/json":
-        raise invalid_request("The body must be application/json.", 415)
 
 
 def _media_type(content_type: str | None) -> str:
