@@ -212,7 +212,7 @@ def session_route(
 
     # This handles any HTTP method, so that a 405 is in the protocol's JSON. In a controller, it
     # becomes a method of the class.
-    @asgi(path, opt=_opt(CSRFConfig("")), copy_scope=False)
+    @asgi(path, opt=_opt(None), copy_scope=False)
     async def wattfare_session(
         self: Any = None, *, scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -232,8 +232,9 @@ def wattfare_error_handler(
 
 
 def _opt(csrf: CSRFConfig | None) -> dict[str, Any]:
-    # Our routes have their own check against other sites, and their clients have no CSRF token.
-    return {} if csrf is None else {csrf.exclude_from_csrf_key: True}
+    # Our routes have their own check against other sites, and their clients have no CSRF token. An
+    # app without a CSRFConfig may add a CSRFMiddleware itself, which uses the default key.
+    return {(csrf or CSRFConfig("")).exclude_from_csrf_key: True}
 
 
 def _connection(request: NeutralRequest) -> ASGIConnection[Any, Any, Any, Any]:

@@ -27,10 +27,12 @@ from litestar.connection import ASGIConnection, WebSocket
 from litestar.di import NamedDependency
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers.base import BaseRouteHandler
+from litestar.middleware import DefineMiddleware
 from litestar.middleware.authentication import (
     AbstractAuthenticationMiddleware,
     AuthenticationResult,
 )
+from litestar.middleware.csrf import CSRFMiddleware
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.params import JSONBody
 from litestar.response import Stream
@@ -274,9 +276,14 @@ def test_wattfare_paths_need_no_csrf_token(at_fake: dict[str, Any]) -> None:
     async def form() -> str:
         return "ok"
 
-    for key in ("exclude_from_csrf", "its own"):
-        config = CSRFConfig("a secret of some length", exclude_from_csrf_key=key)
-        with TestClient(app_with(at_fake, form, csrf_config=config)) as client:
+    config = CSRFConfig("a secret of some length")
+    own_key = CSRFConfig("a secret of some length", exclude_from_csrf_key="its own")
+    for option in (
+        {"csrf_config": config},
+        {"csrf_config": own_key},
+        {"middleware": [DefineMiddleware(CSRFMiddleware, config=config)]},
+    ):
+        with TestClient(app_with(at_fake, form, **option)) as client:
             assert client.post("/form").status_code == 403
             assert client.post(TOKEN).status_code == 200
             assert client.post(INFERENCE, content=ask(), headers=JSON).status_code == 200
