@@ -152,9 +152,17 @@ class _Shared:
         webhook_secret: str | None
         _custom_headers: Any
 
-    _paid_by: PaidBy
-    _join: Join
+    #: Returns the HTTP client for a new openai client.
+    _placeholder: Callable[[], Any]
     _own_http_client: Any = None
+
+    def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
+        self._paid_by, self._join = _paid_by, _join
+        own = options.pop("http_client", None)
+        parent: Any = super()
+        parent.__init__(**options, http_client=own or self._placeholder())
+        self._own_http_client = own
+        self._forget_environment(options)
 
     def _forget_environment(self, options: dict[str, Any]) -> None:
         """Ignore OpenAI's environment variables."""
@@ -186,19 +194,23 @@ class _Shared:
         known = self._base_url
         return known if str(known) == url else type(known)(url)
 
-    def _copy(self, copy: Callable[..., Any], unused: Any, options: dict[str, Any]) -> Any:
+    def copy(self, **options: Any) -> Any:
+        """See ``openai.OpenAI.copy``. The copy has the same user and the same connections."""
         own = options.pop("http_client", None)
         extra = options.pop("_extra_kwargs", {})
         _checked(options)
         if own is None or own is self._shared_http_client():
             own = self._own_http_client
-        copied = copy(
+        parent: Any = super()
+        copied: Any = parent.copy(
             **options,
-            http_client=own or unused,
+            http_client=own or self._placeholder(),
             _extra_kwargs={**extra, "_paid_by": self._paid_by, "_join": self._join},
         )
         copied._own_http_client = own
         return copied
+
+    with_options = copy
 
     @property
     def _client(self) -> Any:
@@ -277,21 +289,10 @@ class _Shared:
 class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompatibleMethodOverride,reportIncompatibleVariableOverride]
     """An ``openai.OpenAI``. A user or a grant pays for its calls."""
 
-    def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
-        self._paid_by, self._join = _paid_by, _join
-        own = options.pop("http_client", None)
-        super().__init__(**options, http_client=own or _unused())
-        self._own_http_client = own
-        self._forget_environment(options)
+    _placeholder = staticmethod(_unused)
 
     def _shared_http_client(self) -> Any:
         return self._connections.shared.get()
-
-    def copy(self, **options: Any) -> Self:
-        """See ``openai.OpenAI.copy``. The copy has the same user and the same connections."""
-        return self._copy(super().copy, _unused(), options)
-
-    with_options = copy
 
     def close(self) -> None:
         """Do nothing. The connections belong to the Wattfare client, which closes them."""
@@ -328,21 +329,10 @@ class WattfareOpenAI(_Shared, openai.OpenAI):  # pyright: ignore[reportIncompati
 class AsyncWattfareOpenAI(_Shared, openai.AsyncOpenAI):  # pyright: ignore[reportIncompatibleMethodOverride,reportIncompatibleVariableOverride]
     """An ``openai.AsyncOpenAI``. A user or a grant pays for its calls."""
 
-    def __init__(self, *, _paid_by: PaidBy, _join: Join, **options: Any) -> None:
-        self._paid_by, self._join = _paid_by, _join
-        own = options.pop("http_client", None)
-        super().__init__(**options, http_client=own or _unused_async())
-        self._own_http_client = own
-        self._forget_environment(options)
+    _placeholder = staticmethod(_unused_async)
 
     def _shared_http_client(self) -> Any:
         return self._connections.shared_async.get()
-
-    def copy(self, **options: Any) -> Self:
-        """See ``openai.AsyncOpenAI.copy``. The copy has the same user and the same connections."""
-        return self._copy(super().copy, _unused_async(), options)
-
-    with_options = copy
 
     async def close(self) -> None:
         """Do nothing. The connections belong to the Wattfare client, which closes them."""
