@@ -145,7 +145,7 @@ class Gate:
             "status_path": status_path,
         }
         for name, path in {**self.named_paths, "client_path": client_path}.items():
-            if not isinstance(path, str | None):
+            if not isinstance(path, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"{name} must be a path such as '/budget', or None")
         models_path = None if inference_path is None else _models_path(inference_path)
         self.named_paths["models_path"] = models_path
