@@ -270,6 +270,14 @@ def chunks(random: Random) -> None:
         except WattfareError as error:
             _check_failure(error)
         _check_meter(meter)
+        _check_failure(upstream_answers.error_event(data, _CREDENTIAL))
+        for block in (data, b": x\n\nerror: " + data + b"\n\n"):
+            try:
+                found = upstream_answers.error_without_data(block, _CREDENTIAL)
+            except WattfareError as error:
+                found = error
+            if found is not None:
+                _check_failure(found)
 
 
 def _meter(random: Random) -> Meter:
