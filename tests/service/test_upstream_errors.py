@@ -549,6 +549,19 @@ def test_delay_in_an_error_is_read(error: dict[str, Any]) -> None:
     assert read(429, {"error": {"code": 429, "message": WORDS, **error}}).retry_after == 31
 
 
+def test_end_of_a_rate_limit_of_openrouter_is_read() -> None:
+    body: dict[str, Any] = {"error": {"code": 429, "message": WORDS, "metadata": {}}}
+    for ahead, most in ((100_000, 100), (-100_000, 1), (10**9, 1)):
+        reset = str(int(time.time() * 1000) + ahead)
+        body["error"]["metadata"]["headers"] = {"X-RateLimit-Reset": reset}
+        waits = read(429, body).retry_after
+        assert waits is not None
+        assert most - 10 < waits <= most
+    for odd in (None, "soon", {"X-RateLimit-Reset": 5}, {"X-RateLimit-Reset": "soon"}):
+        body["error"]["metadata"]["headers"] = odd
+        assert read(429, body).retry_after == 1
+
+
 @pytest.mark.parametrize("delay", ["31", True, -1, 10**9, None, [31]], ids=str)
 def test_delay_that_cannot_be_true_is_ignored(delay: object) -> None:
     body = {"error": {"code": 429, "message": WORDS, "retry_after": delay}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, cast
@@ -29,6 +30,9 @@ _MESSAGES = (
 _WRAPPERS = ("error", "errors", "detail", "base_resp", "fault", "err")
 #: The fields with the time to wait, in seconds.
 _DELAYS = ("retry_after", "retry_after_seconds", "retryAfter")
+#: The header of OpenRouter that has the end of a rate limit, which it quotes in the error.
+_RESET = "X-RateLimit-Reset"
+_MILLISECONDS = re.compile(r"\d{13}", re.ASCII)
 #: MiniMax's own codes, which it sends under status 200: platform.minimax.io/docs/api-reference/
 #: errorcode. The limits are those of requests, tokens, connections, growth and a plan's window.
 _STATUS_OF_MINIMAX = {
@@ -275,7 +279,17 @@ def _retry_after(fields: dict[str, Any]) -> float | None:
                 continue
             if 0 < seconds <= _MOST_SECONDS:
                 return float(seconds)
-    return None
+    return _until_reset(inner.get("headers"))
+
+
+def _until_reset(headers: object) -> float | None:
+    """The seconds until a rate limit of OpenRouter ends. It names the time in milliseconds since
+    1970."""
+    value = cast("dict[str, Any]", headers).get(_RESET) if isinstance(headers, dict) else None
+    if not isinstance(value, str) or _MILLISECONDS.fullmatch(value) is None:
+        return None
+    seconds = int(value) / 1000 - time.time()
+    return seconds if 0 < seconds <= _MOST_SECONDS else None
 
 
 def _status(fields: dict[str, Any]) -> int | None:
