@@ -445,6 +445,7 @@ def test_reasoning_model_gets_max_completion_tokens(app: App, upstream: Upstream
         ("mistral-large", "mistral", ("max_completion_tokens",), "max_tokens"),
         ("gpt-4o", "openai", (), "max_completion_tokens"),
         ("gpt-4o", "openai", ("max_tokens",), "max_tokens"),
+        ("doubao-seed-1-6", "volcengine", ("max_tokens",), "max_completion_tokens"),
         ("qwen-plus", "dashscope", ("max_completion_tokens",), "max_tokens"),
         ("qwen3.7-max", "dashscope", ("max_tokens",), "max_completion_tokens"),
     ],

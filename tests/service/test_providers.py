@@ -33,6 +33,8 @@ from wattfare_mw.service.models.upstream import Upstream
         ("https://api.together.xyz/v1", "together"),
         ("https://api.fireworks.ai/inference/v1", "fireworks"),
         ("https://api.cerebras.ai/v1", "cerebras"),
+        ("https://ark.cn-beijing.volces.com/api/v3", "volcengine"),
+        ("https://ark.ap-southeast.bytepluses.com/api/v3", "volcengine"),
         ("https://ws-1.cn-beijing.maas.aliyuncs.com/compatible-mode/v1", "dashscope"),
         ("http://127.0.0.1:11434/v1", "ollama"),
         ("http://localhost:11434/v1", "ollama"),
@@ -51,6 +53,28 @@ from wattfare_mw.service.models.upstream import Upstream
 )
 def test_provider_is_found_by_url(url: str, name: str) -> None:
     assert find_provider(url).name == name
+
+
+def test_published_prices_are_those_of_the_provider() -> None:
+    """Otherwise, they would come before the operator's default price."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    for provider in PROVIDERS:
+        found = set[bool]()
+        for host in provider.hosts:
+            try:
+                url = f"https://{'x' if host[0] == '.' else ''}{host}/v1"
+                found.add(bool(get_snapshot().find_provider(None, None, url)))
+            except LookupError:
+                found.add(False)
+        assert not found or provider.published_prices == (True in found), provider.name
+
+
+async def test_default_price_comes_before_the_price_of_another_provider() -> None:
+    for name, first in (("dashscope", True), ("vllm", True), ("openai", False)):
+        upstream = Upstream("http://upstream.invalid", provider=name)
+        assert upstream._catalog._default_first is first
+        await upstream.close()
 
 
 def test_every_provider_can_be_found_by_name() -> None:

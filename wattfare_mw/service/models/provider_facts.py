@@ -43,6 +43,8 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
             none.
         has_oauth: True if a person can create a key for a service by OAuth.
         page_usd: the most that it charges for a page of a PDF that it reads itself, in USD.
+        published_prices: False if the table of published prices does not have this provider. Its
+            prices would be those of others.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     key_path: str | None = None
     has_oauth: bool = False
     page_usd: Decimal = Decimal(0)
+    published_prices: bool = True
 
     @property
     def sells(self) -> bool:
@@ -206,6 +209,17 @@ PROVIDERS = (
         ),
         stops_on_hang_up=False,
         thinks_beyond_limit=True,
+        published_prices=False,
+    ),
+    # The effect of a hang-up is not documented. `max_tokens` does not limit thinking, and a call may
+    # have one of the names: volcengine.com/docs/82379/1494384.
+    ProviderFacts(
+        name="volcengine",
+        hosts=(".volces.com", ".bytepluses.com"),
+        stops_on_hang_up=False,
+        limit_name="max_completion_tokens",
+        one_limit_name=True,
+        published_prices=False,
     ),
     # The effect of a hang-up is not documented.
     ProviderFacts(
@@ -221,6 +235,7 @@ PROVIDERS = (
         hosts=("api.deepinfra.com",),
         stops_on_hang_up=True,
         names_cost=True,
+        published_prices=False,
     ),
     # The effect of a hang-up is not documented. The hosts of workspaces: "Workspace URL" in its
     # documentation.
@@ -228,6 +243,7 @@ PROVIDERS = (
         name="databricks",
         hosts=(".cloud.databricks.com", ".gcp.databricks.com", ".azuredatabricks.net"),
         stops_on_hang_up=False,
+        published_prices=False,
     ),
     # "When the connection is closed Ollama should stop generating": ollama/ollama#1695 and #9813.
     # It supports only `max_tokens`: docs/openai.md of ollama/ollama.

@@ -73,7 +73,7 @@ class Upstream:
             self.http.list_models,
             self.base_url,
             OwnPrices(prices),
-            default_first=not self.provider.sells,
+            default_first=not (self.provider.sells and self.provider.published_prices),
         )
         self._models = UpstreamModels(
             self._catalog,
