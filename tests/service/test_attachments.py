@@ -197,6 +197,22 @@ def test_image_data_does_not_count_as_prompt_text() -> None:
     assert "base64" in json.dumps(large.messages)  # the upstream gets the whole image
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "document", "source": {"type": "text", "data": "x"}, "title": "word " * 99},
+        {"type": "document", "source": {"type": "text", "data": "x"}, "context": "word " * 99},
+        {**image_part(data_url(png(9, 9))), "alt": "word " * 99},
+        {"type": "document_url", "document_url": "https://a.example/a", "name": "word " * 99},
+    ],
+    ids=lambda part: list(part)[-1],
+)
+def test_text_beside_the_data_of_a_part_is_counted(part: dict[str, object]) -> None:
+    without = {name: value for name, value in part.items() if name != list(part)[-1]}
+    more, less = (prompt_bound.bound({"messages": read(each).text}) for each in (part, without))
+    assert more - less > len("word " * 99)
+
+
 def test_images_made_by_a_model_are_counted_when_sent_back() -> None:
     made = {"role": "assistant", "content": "x", "images": [image_part(data_url(png(64, 48)))]}
     body = chat_body(messages=[made, {"role": "user", "content": "again"}])

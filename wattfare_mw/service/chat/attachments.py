@@ -135,7 +135,8 @@ def _parts(found: _Found, name: str, parts: list[Any]) -> list[Any] | None:
         if plain is None:
             plain = list(parts)
         _READERS[kind](found, f"{name}[{index}]", fields)
-        plain[index] = {"type": kind}
+        # The model may read the other fields, such as the title of a document.
+        plain[index] = {key: value for key, value in fields.items() if key not in _DATA}
     return plain
 
 
@@ -282,6 +283,13 @@ _READERS = {
     "document_url": _Found.document_url,
     **dict.fromkeys(("video_url", "input_video", "video"), _Found.video),
 }
+#: The fields of a part that have its data.
+_DATA = frozenset(
+    {
+        *("image_url", "image", "source", "file", "file_data", "file_url", "input_audio"),
+        *("audio_url", "document_url", "video_url", "input_video", "video"),
+    }
+)
 #: The fields of a message, besides ``content``, that may have attachments.
 _KEEPING = frozenset({"images", "annotations", "audio"})
 _PDF = b"%PDF-"
