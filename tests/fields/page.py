@@ -29,9 +29,11 @@ def render() -> str:
         lines.append(f"| {names} | {kind} | {note} |\n")
     lines.append("\nTools of these types are held: " + _names(PROVIDER_TOOLS, "…") + ".\n")
     lines.append(
-        "\nSome names are refused at any depth of a request. They could send the call to another "
-        "server, or use the operator's keys and data:\n\n"
-        f"- Names that contain one of these words, in any spelling: {_names(WORDS)}.\n"
+        "\nSome names are refused at any depth of a request, except in values that only the model "
+        "reads, such as a schema. They could send the call to another server, or use the "
+        "operator's keys and data:\n\n"
+        f"- Names that contain one of these words, in any spelling: {_names(WORDS)}. The only "
+        "exception is the field `extra_body` of the table above.\n"
         f"- Names that begin with one of these prefixes: {_names(PREFIXES, '…')}.\n"
         f"- These names: {_names(NAMES)}.\n\n"
         "The first two rules also apply to the keys of `metadata`, because LiteLLM reads these "

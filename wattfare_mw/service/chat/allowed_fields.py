@@ -805,11 +805,13 @@ def _plain_rows(kind: Kind, note: str, *names: str) -> dict[str, Field]:
     return _rows(kind, note, dict.fromkeys(names, _plain))
 
 
-def _held_row(
-    name: str, because: str, *free: Any, note: str = "", shape: Rule = _safe_json
-) -> dict[str, Field]:
-    rule = _held(because, *free, shape=shape)
-    return {name: Field(Kind.HELD, rule, f"{because}{'; ' if note else ''}{note}")}
+def _held_row(name: str, because: str, *free: Any, shape: Rule = _safe_json) -> dict[str, Field]:
+    note = because
+    if free:
+        *others, last = (f"`{one if isinstance(one, str) else json.dumps(one)}`" for one in free)
+        listed = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        note = f"{because}; {listed} free"
+    return {name: Field(Kind.HELD, _held(because, *free, shape=shape), note)}
 
 
 def _refused_row(name: str, because: str) -> dict[str, Field]:
@@ -1104,13 +1106,13 @@ REQUEST: Mapping[str, Field] = {
     # Fields whose cost has no bound.
     **_held_row("plugins", "plugins have their own prices"),
     **_held_row("web_search_options", "a search has its own price"),
-    **_held_row("search_parameters", "a search has its own price", {"mode": "off"}),
     **_held_row("search_settings", "a search has its own price"),
     **_held_row("enable_search", "a search has its own price"),
     **_held_row("search_options", "a search has its own price"),
-    **_held_row("search_mode", "a search has its own price", "web"),
     **_held_row("num_search_results", "a search has its own price"),
     **_held_row("venice_parameters", "a search has its own price"),
+    **_held_row("search_parameters", "a search has its own price", {"mode": "off"}),
+    **_held_row("search_mode", "a search has its own price", "web"),
     **_held_row("return_images", "the results have their own price"),
     **_held_row("return_related_questions", "the results have their own price"),
     **_held_row("media_response", "the results have their own price"),
@@ -1122,15 +1124,13 @@ REQUEST: Mapping[str, Field] = {
         "service_tier",
         "another tier has another price",
         # `auto` is the same as leaving out the field.
-        *("auto", "default", "flex", "standard", "standard_only", "on_demand"),
-        note="`auto`, `default`, `standard`, `standard_only`, `on_demand` and `flex` are free",
+        *("auto", "default", "standard", "standard_only", "on_demand", "flex"),
         shape=_text,
     ),
     **_held_row(
         "speed",
         "another speed has another price",
         "standard",
-        note="`standard` is free",
         shape=_text,
     ),
     **_held_row("inference_geo", "another region has another price", "global", shape=_text),
@@ -1140,7 +1140,6 @@ REQUEST: Mapping[str, Field] = {
         "modalities",
         "an image or audio has its own price",
         ["text"],
-        note='`["text"]` is free',
         shape=_LIST_OF_PLAIN,
     ),
     **_held_row("audio", "audio has its own price"),
@@ -1163,7 +1162,7 @@ REQUEST: Mapping[str, Field] = {
         "OpenAI's cache; for 30 minutes it is counted, a longer one is held",
     ),
     **_held_row("context_management", "writing a cache has its own price"),
-    **_held_row("best_of", "each attempt is billed", 1, note="`1` is free", shape=_plain),
+    **_held_row("best_of", "each attempt is billed", 1, shape=_plain),
     **_held_row("use_beam_search", "each attempt is billed", shape=_plain),
     # Fields that the service does not support.
     **_refused_row("prompt", "this is a chat API: use `messages`"),
