@@ -283,6 +283,40 @@ def test_base_http_middleware_outside(at_fake: dict[str, Any], fake: FakeWattfar
         assert answer.content == word("one ") + word("two") + DONE
 
 
+def with_class(app: Starlette, **options: Any) -> None:
+    app.add_middleware(WattfareMiddleware, **options)
+
+
+@pytest.mark.parametrize(
+    ("add", "other_is_first", "runs"),
+    [
+        (add_wattfare, True, True),
+        (add_wattfare, False, True),
+        (with_class, True, False),
+        (with_class, False, True),
+    ],
+)
+def test_order_decides_only_for_the_class(
+    add: Any, other_is_first: bool, runs: bool, at_fake: dict[str, Any]
+) -> None:
+    """Whether another middleware runs on Wattfare's paths: always after ``add_wattfare``."""
+    ran: list[str] = []
+
+    async def other(request: Request, call_next: Any) -> Response:
+        ran.append(request.url.path)
+        return await call_next(request)
+
+    app = Starlette()
+    if other_is_first:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=other)
+    add(app, resolve_user=by_header, **at_fake)
+    if not other_is_first:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=other)
+    with TestClient(app) as client:
+        client.post(TOKEN)
+    assert ran == [TOKEN] * runs
+
+
 @pytest.mark.parametrize("outside", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_client_disconnect_ends_the_call(
