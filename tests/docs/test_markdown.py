@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from support.cli import invoke_cli
 from support.service import PATIENCE, App, environment
 
@@ -28,6 +29,10 @@ from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.serve import serve
 from wattfare_mw.headers import PASSED_TO_BROWSER, PASSED_TO_SERVICE
 from wattfare_mw.middleware.options import Options
+from wattfare_mw.service.api import rate_limits
+from wattfare_mw.service.api.rate_limits import Rate
+from wattfare_mw.service.ledger import schema
+from wattfare_mw.service.metrics import Metrics
 from wattfare_mw.service.models.provider_facts import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +206,66 @@ def test_table_of_providers_matches_the_code() -> None:
         cells = [f"`{each.name}`", ", ".join(found) or "any other URL", *map(yes, facts)]
         row = f"| {' | '.join(cells)} | `{each.limit_name}` |"
         assert row in rows, row
+
+
+def test_table_of_metrics_matches_the_code() -> None:
+    metrics = Metrics()
+    metrics.watch_waiting(lambda: 0)
+    exposed = [
+        (sample.name, family.type, family.documentation.removesuffix("."))
+        for family in text_string_to_metric_families(metrics.exposition().decode())
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    ]
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    rows = re.findall(r"^\| `(wattfare_\w+)` \| (\w+) \| (.*) \|$", text, re.M)
+    assert [(name, kind, what[0].upper() + what[1:]) for name, kind, what in rows] == exposed
+
+
+def test_every_table_of_the_database_is_documented() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    tables = text.split("| table | content |")[1].split("\n\n")[0]
+    first_cells = "".join(re.findall(r"^\|([^|]*)\|", tables, re.M))
+    assert set(re.findall(r"`(\w+)`", first_cells)) == schema.metadata.tables.keys()
+
+
+#: The first cell of each row with a fixed rate.
+RATES = {
+    "`POST /sessions`": rate_limits.SESSIONS,
+    "`GET /status`": rate_limits.STATUSES,
+    "`GET /models`, `GET /models/{id}`": rate_limits.MODEL_LISTS,
+    "`/connections`, `/approvals` of a connection": rate_limits.CONNECTIONS,
+    "`POST /grants`": rate_limits.GRANTS,
+    "`POST /approvals` of a connection": rate_limits.USER_APPROVALS,
+    "`POST /approvals` of a grant": rate_limits.APPROVALS,
+    "attempts to redeem one approval": rate_limits.REDEMPTIONS,
+    "passkeys created or used": rate_limits.SIGN_INS,
+    "recovery codes tried": rate_limits.RECOVERY_CODES,
+    "keys that a payer adds at `/funding`": rate_limits.KEY_CHECKS,
+    "requests with an invalid credential": rate_limits.FAILURES,
+    "`/connections`, `/grants`, `/approvals` and the pages together": rate_limits.BROWSERS,
+}
+
+
+def test_table_of_rates_matches_the_code() -> None:
+    rows: dict[str, tuple[str, ...]] = {}
+    for row in re.findall(r"^\|(.*)\|$", (ROOT / "docs" / "deployment.md").read_text(), re.M):
+        what, *cells = (cell.strip() for cell in row.split("|"))
+        rows[what] = tuple(cells)
+    for what, rate in RATES.items():
+        most, of_app = ("" if n is None else f"{n:,}" for n in (rate.most, rate.app))
+        of_user, of_address = ("", most) if rate.whose == "address" else (most, "")
+        assert rows[what] == (of_user, of_address, of_app), what
+    assert len(RATES) == sum(type(value) is Rate for value in vars(rate_limits).values())
+
+
+def test_every_file_that_checks_the_database_is_documented() -> None:
+    text = (ROOT / "docs" / "codebase.md").read_text()
+    (row,) = re.findall(r"^\| another database \| (.*) \|$", text, re.M)
+    checks = re.compile(r"backend_of\(\w+\) [=!]= |dialect\.name == |sqlite_where")
+    for path in sorted((ROOT / "wattfare_mw").rglob("*.py")):
+        if path.parent.name != "versions" and checks.search(path.read_text()):
+            assert path.name in row, path
 
 
 def test_every_command_option_is_documented() -> None:

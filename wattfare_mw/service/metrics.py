@@ -1,4 +1,5 @@
-"""Counters and gauges for Prometheus. To add a metric, add it here.
+"""Counters and gauges for Prometheus. To add a metric, add it here and to
+``docs/deployment.md``.
 
 ``GET /metrics`` is off by default (``--metrics``), because every client that can reach the service
 can read it. For the same reason, labels do not contain an app, a user or a model. Each process
@@ -27,9 +28,9 @@ class Metrics:
 
     Attributes:
         overrun_calls: calls whose reported cost was above their reservation.
-        overrun_usd: the reported cost above the reservations, in USD. It is not billed. The
-            reported cost of a call is in the ledger as ``claimed_nanos``, and the log has a
-            warning.
+        overrun_usd: the part of the reported costs that was above the reservations, in USD. It is
+            not billed. The reported cost of a call is in the ledger as ``claimed_nanos``, and the
+            log has a warning.
         spent_streams: streams that were cut off because their reservation was spent.
     """
 
@@ -41,7 +42,8 @@ class Metrics:
         )
         self.overrun_usd = self._counter(
             "overrun_usd",
-            "The cost reported by the upstream above the reservations, in USD. It is not billed.",
+            "The part of the reported costs that was above the reservations, in USD. It is not"
+            " billed.",
         )
         self.spent_streams = self._counter(
             "spent_streams", "Streams that were cut off because their reservation was spent."
