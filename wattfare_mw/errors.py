@@ -19,7 +19,8 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         needed_usd: the minimum cost of the call, in USD.
-        remaining_usd: the remaining budget, in USD.
+        remaining_usd: the unspent part of the limit in ``limited_by``, in USD. With
+            ``in_flight``, the part that is neither spent nor reserved.
         resets_at: when the budget resets (UTC).
         limited_by: the limit that was reached. ``cap`` is the user's cap, ``ceiling`` the
             operator's limit, and ``grant`` the grant's amount. ``in_flight``: the user's running
@@ -104,7 +105,7 @@ class WattfareError(Exception):
 
     @property
     def remaining_usd(self) -> Decimal | None:
-        """The remaining budget, in USD; None if unknown."""
+        """The amount that is left for the call, in USD; None if unknown. See :class:`Shortfall`."""
         return self.shortfall.remaining_usd
 
     @property
