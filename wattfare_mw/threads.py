@@ -1,7 +1,8 @@
 """Private: threads in which the app's sync functions run under ASGI, so that they may block.
 
 asyncio's default executor has only a few threads, and it also looks up host names. Slow functions
-would block each other and these lookups. It is also slower: here, a job is a tuple in a queue.
+would block each other and these lookups. The executor is also slower than this module, which puts
+only a tuple in a queue for each function.
 """
 
 from __future__ import annotations

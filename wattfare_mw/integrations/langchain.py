@@ -123,8 +123,8 @@ class ChatWattfare(BaseChatOpenAI):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """LangChain's names of the secrets. There are none, because the model does not store the
-        key."""
+        """The field that LangChain treats as a secret, and the environment variable with its value.
+        The field is always empty, because the model does not store the key."""
         return {"openai_api_key": "WATTFARE_SECRET_KEY"}
 
     @classmethod

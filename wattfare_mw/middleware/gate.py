@@ -279,8 +279,8 @@ class Gate:
             204,
             {
                 "access-control-allow-methods": ", ".join(methods),
-                # Allow any header: the origin is trusted, and an allow-list limits the headers to
-                # the service.
+                # Allow any header: the origin is trusted, and the middleware forwards only the
+                # headers of a fixed list to the service.
                 "access-control-allow-headers": asked if forwarding.is_plain(asked) else "",
                 "access-control-max-age": "600",
             },

@@ -103,7 +103,8 @@ class Meter:
         self._paid_for_is_known = False
 
     def count(self, tokens: int = 1, text: str = "") -> None:
-        """Count this many tokens, or more if the text is longer."""
+        """Count this many tokens. If their ``text`` is long for this number, its length counts
+        instead: see :attr:`completion_tokens` and :attr:`spent`."""
         self.generated = True
         self._chunks += tokens
         length = len(text)

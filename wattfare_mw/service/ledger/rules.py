@@ -101,8 +101,12 @@ def operator_pays(funding_id: str | None, terms: Terms) -> bool:
 
 
 def is_funding_valid(funding_id: str | None, state: str | None) -> bool:
-    """True if this funding can pay, given the state in its row. None as ``funding_id`` means that
-    there is no row, and can always pay."""
+    """True if this funding can pay.
+
+    Args:
+        funding_id: None for the operator's key or the built-in model. Then the result is True.
+        state: the state in the row of the funding; None without a row.
+    """
     return funding_id is None or state == "valid"
 
 
