@@ -655,7 +655,7 @@ def test_each_event_loop_has_its_own_connections_which_end_with_it(kind: Kind, w
     # The client is never closed here, as with `asyncio.run` in a script, or a framework that runs
     # each view on its own loop. Nothing may leak, and no warning may appear.
     if not kind.is_async or kind.whose == "injected":
-        pytest.skip("has no loop, or one loop for ever")
+        pytest.skip("has no loop, or always the same loop")
     import gc
 
     wire.always = (json_answer(STATUS),)

@@ -107,7 +107,7 @@ def run_django(name: str, folder: Path) -> Iterator[str]:
 
 
 def load(name: str) -> ModuleType:
-    """Loads an example's module anew."""
+    """Loads an example's module again."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -34,7 +34,7 @@ def person(funded: Service) -> Iterator[Person]:
 
 def add_key(router: FakeOpenRouter, person: Person, page: Page) -> tuple[Key, Page]:
     """Adds a key during an approval. Returns the key and the approval's page."""
-    key = router.new_key(router.person("somebody"))
+    key = router.new_key(router.person("owner"))
     form = person.browser.get(page.link("Add a way to pay")).form("Add the key")
     return key, person.browser.follow(person.browser.send(form, key=key.key))
 
@@ -119,7 +119,7 @@ def test_refused_key_cannot_be_chosen(router: FakeOpenRouter, app: App, person: 
     assert person.decide(asked["url"], funding=funding_id).status_code == 400
     # Its own button leads to the page that replaces the key, and back.
     there = person.browser.get(page.link("Replace the key"))
-    fresh = router.new_key(router.person("somebody"))
+    fresh = router.new_key(router.person("owner"))
     answer = person.browser.send(there.form("Replace"), key=fresh.key)
     back = person.browser.follow(answer)
     assert str(back.answer.request.url).endswith(asked["url"].partition("/approve/")[2])
@@ -130,14 +130,14 @@ def test_refused_key_cannot_be_chosen(router: FakeOpenRouter, app: App, person: 
 def test_refused_openrouter_is_connected_again_from_the_approval(
     router: FakeOpenRouter, app: App, person: Person
 ) -> None:
-    somebody = router.person("somebody")
+    owner = router.person("owner")
     asked = ask(app, monthlyUsd=5)
     form = person.browser.get(person.open(asked["url"]).link("Add a way to pay"))
     url = person.browser.send(form.form("Connect OpenRouter")).headers["location"]
-    ((funding_id, _),) = radios(person.browser.get(router.allow(url, somebody)))
+    ((funding_id, _),) = radios(person.browser.get(router.allow(url, owner)))
     code = person.approve(asked["url"], funding=funding_id)["code"]
     redeem(app, asked, code)
-    router.keys_of(somebody)[0].revoked = True
+    router.keys_of(owner)[0].revoked = True
     assert app.chat("hello", model="fake/model").json()["error"]["code"] == "funding_invalid"
 
     asked = ask(app, monthlyUsd=5)
@@ -147,7 +147,7 @@ def test_refused_openrouter_is_connected_again_from_the_approval(
     policy = page.answer.headers["content-security-policy"]
     assert f" {router.url.removesuffix('/api/v1')};" in policy
     answer = person.browser.send(page.form("Connect OpenRouter again"))
-    back = person.browser.get(router.allow(answer.headers["location"], somebody))
+    back = person.browser.get(router.allow(answer.headers["location"], owner))
     assert str(back.answer.request.url).endswith(asked["url"].partition("/approve/")[2])
     assert "Connect OpenRouter again" not in back.text
     assert len(radios(back)) == 1
