@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-#: The header of such a file.
+#: The header of a file with a hash in its name.
 IMMUTABLE = {"cache-control": "public, max-age=31536000, immutable"}
 
 

@@ -9,9 +9,9 @@ ignored, see :mod:`.usage`.
 Without a report, the number of tokens is unknown. The meter then uses two estimates for two
 questions:
 
-- *What is billed?* One token for each chunk with text, or one for each :data:`BYTES_PER_TOKEN`
-  bytes, whichever is more. For most texts, this is a little more than the real number of tokens.
-  The bill is never above the reservation.
+- *What is billed?* The larger of two numbers: one token for each chunk with text, and one for each
+  :data:`BYTES_PER_TOKEN` bytes. For most texts, this is a little more than the real number of
+  tokens. The bill is never above the reservation.
 - *Is the reservation spent?* If :attr:`Meter.spent` is true, the stream is cut off. So it must
   never be true for an upstream that respects its limit. It counts one token for each chunk, or one
   for each :data:`MOST_CHARACTERS_PER_TOKEN` characters. Hidden reasoning counts only when the

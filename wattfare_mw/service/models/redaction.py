@@ -50,7 +50,7 @@ class Redactor:
             self._marks = tuple(_mark(form) for form in (key, *_coded(key)))
             if not _may_be_a_word(key):
                 self._always = tuple(mark for mark in self._marks if len(mark) >= RUN)
-            #: No way of writing the key is longer, unless it has rows of backslashes.
+            #: No other way to write the key is longer, except with many backslashes.
             self._reach = 8 * max(map(len, (key, *_coded(key)))) + 64
 
     # Most keys never occur in an answer or an error. Patterns take 15 ms and 180 kB for each key.
