@@ -747,7 +747,7 @@ def test_service_recovers_after_losing_its_lease(wattfare: WattfareService) -> N
     wattfare.user("ann").connect(5)
 
     async def lose(state: Any) -> None:
-        state.runner._lose()
+        state.runner._lose_lease()
 
     wattfare._server.run(lose)
     ask(wattfare)

@@ -50,14 +50,14 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         what: the kind of request, in the plural.
-        whose: whom ``most`` limits: a user or an address.
+        per: what has a counter of its own: a user or an address.
         most: the limit of one user or address; None for no limit.
         fair: how many of these requests count only against the app's limit.
         app: the limit of one app; None for no limit.
     """
 
     what: str
-    whose: str = "user"
+    per: str = "user"
     most: int | None = None
     fair: int = 0
     app: int | None = None
@@ -65,12 +65,12 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def by_client(self) -> str:
         """The kind of the counters of one user or address."""
-        return f"{self.what} by {self.whose}"
+        return f"{self.what} by {self.per}"
 
     @cached_property
     def by_busy(self) -> str:
         """The kind of the counter of requests above ``fair``."""
-        return f"{self.what} by busy {self.whose}"
+        return f"{self.what} by busy {self.per}"
 
     @cached_property
     def by_app(self) -> str:
@@ -120,7 +120,7 @@ def _admit(rate: Rate, app_id: str, client: str = "") -> Flow[None]:
         counter = _Count(rate.by_client, (app_id, client))
         mine = yield counter
         if mine > rate.most:
-            what = f"{rate.what} a minute for this {rate.whose}"
+            what = f"{rate.what} a minute for this {rate.per}"
             raise _too_many(rate.most, what, (yield _Ends(counter)))
         if rate.app is not None and mine > rate.fair:
             counter = _Count(rate.by_busy, (app_id,))

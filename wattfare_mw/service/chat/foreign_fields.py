@@ -72,7 +72,7 @@ _LINE_PREFIXES = tuple(f"\n{prefix}" for prefix in PREFIXES)
 
 def is_foreign(name: str) -> bool:
     """True if a request must not have a field with this name."""
-    return _hold_foreign([name])
+    return _any_is_foreign([name])
 
 
 def find(value: Any, *, fields: bool = True) -> str | None:
@@ -84,9 +84,9 @@ def find(value: Any, *, fields: bool = True) -> str | None:
             such as ``thread_id`` has no effect, so it is allowed.
     """
     names = list(_names_in(value))
-    if not _hold_foreign(names, fields=fields):
+    if not _any_is_foreign(names, fields=fields):
         return None
-    return next((name for name in names if _hold_foreign([name], fields=fields)), None)
+    return next((name for name in names if _any_is_foreign([name], fields=fields)), None)
 
 
 def _names_in(value: Any) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _names_in(value: Any) -> Iterator[str]:
             yield from _names_in(inner)
 
 
-def _hold_foreign(names: list[str], *, fields: bool = True) -> bool:
+def _any_is_foreign(names: list[str], *, fields: bool = True) -> bool:
     # Search all names at once: a request can have thousands, and each search is one pass in C. Some
     # parsers ignore the case of names. `casefold` also covers unusual letters.
     text = "\n".join(("", *names)).casefold().replace("-", "_")

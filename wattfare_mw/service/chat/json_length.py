@@ -60,17 +60,17 @@ def _length(value: Any, lines: Sequence[int] | None, html: bool, depth: int) -> 
         inner = 2 * len(fields)  # ": "
         for name, item in fields.items():
             inner += _string_length(name, html) + _length(item, lines, html, depth + 1)
-        return inner + _around(len(fields), lines, depth)
+        return inner + _brackets_and_separators(len(fields), lines, depth)
     if isinstance(value, list):
         items = cast("list[Any]", value)
         if not items:
             return 2
         inner = sum(_length(item, lines, html, depth + 1) for item in items)
-        return inner + _around(len(items), lines, depth)
+        return inner + _brackets_and_separators(len(items), lines, depth)
     return len(json.dumps(value))  # a number, true, false or null
 
 
-def _around(count: int, lines: Sequence[int] | None, depth: int) -> int:
+def _brackets_and_separators(count: int, lines: Sequence[int] | None, depth: int) -> int:
     """The brackets around this many items, and the separators."""
     if lines is None:
         return 2 + 2 * (count - 1)  # ", "

@@ -180,11 +180,13 @@ class Meter:
             whole = self._used.completion + counts.completion
             counts = msgspec.structs.replace(counts, completion=whole)
         if not report.prompt:
-            counts = _with_side(counts, self._used, "prompt", *reported_usage.PROMPT_PARTS)
+            counts = _with_counts(counts, self._used, "prompt", *reported_usage.PROMPT_PARTS)
         if completion:
             self._chunks = self._bytes = self._characters = 0
         else:
-            counts = _with_side(counts, self._used, "completion", *reported_usage.COMPLETION_PARTS)
+            counts = _with_counts(
+                counts, self._used, "completion", *reported_usage.COMPLETION_PARTS
+            )
         if self._used.images:  # reports do not have the number of images
             counts = msgspec.structs.replace(counts, images=self._used.images)
         self._used = counts
@@ -299,7 +301,7 @@ def estimate_tokens(data: bytes) -> int:
     return -(-len(data) // BYTES_PER_TOKEN)
 
 
-def _with_side(counts: TokenCounts, known: TokenCounts, *names: str) -> TokenCounts:
+def _with_counts(counts: TokenCounts, known: TokenCounts, *names: str) -> TokenCounts:
     """Replace the named counts. Some providers report the prompt at the start of a stream, and the
     answer at its end."""
     return msgspec.structs.replace(counts, **{name: getattr(known, name) for name in names})

@@ -30,8 +30,8 @@ class LeaseKeeper:
         await self._runner.renew()
         await self._sweep()
         self._tasks = [
-            asyncio.create_task(self._renew_for_ever()),
-            asyncio.create_task(self._sweep_for_ever()),
+            asyncio.create_task(self._renew_forever()),
+            asyncio.create_task(self._sweep_forever()),
         ]
 
     async def close(self) -> None:
@@ -44,7 +44,7 @@ class LeaseKeeper:
         with suppress(WattfareError):
             await self._runner.renew()
 
-    async def _renew_for_ever(self) -> None:
+    async def _renew_forever(self) -> None:
         gone = False
         while True:
             await asyncio.sleep(RENEW_SECONDS)
@@ -66,7 +66,7 @@ class LeaseKeeper:
                     log.warning("the lease is renewed again")
                 gone = False
 
-    async def _sweep_for_ever(self) -> None:
+    async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:

@@ -202,10 +202,11 @@ class CallRunner:
         self._queues = BudgetQueues()
         self._stopping = False
 
-    def cut_off(self, error: WattfareError, whose: Callable[[InferenceCall], bool]) -> None:
-        """End the calls in flight for which ``whose`` returns True. Each client gets ``error``."""
+    def cut_off(self, error: WattfareError, is_affected: Callable[[InferenceCall], bool]) -> None:
+        """End the calls in flight for which ``is_affected`` returns True. Each client gets
+        ``error``."""
         for active in list(self._active):
-            if whose(active.call):
+            if is_affected(active.call):
                 active.stop(error)
 
     def detach(self, call_id: str) -> bool:
@@ -259,7 +260,7 @@ class CallRunner:
         readings = {stream: each for stream in streams if (each := stream.reading())}
         renewal = await self._store.renew(list(readings.values()))
         if not renewal.held:
-            self._lose()
+            self._lose_lease()
             return
         # This time starts before the query. The database's time starts later, so the lease lasts
         # longer.
@@ -277,7 +278,7 @@ class CallRunner:
             WattfareError: 503; the lease has ended, and all calls in flight were cut off.
         """
         if steady_seconds() >= self._forward_until:
-            self._lose()
+            self._lose_lease()
             raise lease_lost()
 
     @property
@@ -285,7 +286,7 @@ class CallRunner:
         """How long calls may continue without a renewal, in seconds."""
         return self._forward_until - steady_seconds()
 
-    def _lose(self) -> None:
+    def _lose_lease(self) -> None:
         self._forward_until = -math.inf
         self.cut_off(lease_lost(), lambda _: True)
 
@@ -449,7 +450,7 @@ class CallRunner:
             settled(outcome, await self._settle(call.id, call.account, outcome))
             is_settled = True
             self._active.discard(active)  # the answer is paid for, so it must be delivered
-            self._leave(active)
+            self._mark_ended(active)
 
         try:
             try:
@@ -510,7 +511,7 @@ class CallRunner:
                     error = await self._settle_or_keep(active, job, ended, settle) or error
                 else:
                     asking = self._ask(question, settled)
-                    self._leave(active)
+                    self._mark_ended(active)
             # The call counts as running until it is settled. Its client gets the error first.
             if asking is not None and error is None:
                 await asyncio.wait({asking})
@@ -574,8 +575,8 @@ class CallRunner:
         if not begun:
             raise error
         log.warning("stream ended early: %s request_id=%s", describe(error), call.request_id)
-        told = lead_to_budget(error, self._public_url)
-        await output.end(sse.write_error(told, call.request_id))
+        shown_error = lead_to_budget(error, self._public_url)
+        await output.end(sse.write_error(shown_error, call.request_id))
 
     async def _pass_on(self, active: ActiveCall, job: Job, output: Output) -> bytes:
         """Pass on a stream until its client leaves. Returns the last events."""
@@ -583,7 +584,7 @@ class CallRunner:
         events = await job.read_events()
         while not job.meter.complete:
             if steady_seconds() >= self._forward_until:
-                self._lose()
+                self._lose_lease()
                 await asyncio.sleep(0)  # let the cancellation arrive
             if not active.detached:
                 try:
@@ -607,10 +608,10 @@ class CallRunner:
             )
             return failure
         finally:
-            self._leave(active)
+            self._mark_ended(active)
         return None
 
-    def _leave(self, active: ActiveCall) -> None:
+    def _mark_ended(self, active: ActiveCall) -> None:
         self._ending.discard(active)
         if self._all_ended is not None and not self._ending:
             self._all_ended.set()

@@ -172,7 +172,7 @@ class Catalog:
             return known
         usable = known is not None and now < known.read_at + STALE_SECONDS
         if self._reading is None and (now >= self._next_read or not usable):
-            self._reading = asyncio.create_task(self._read_anew())
+            self._reading = asyncio.create_task(self._refresh())
             self._reading.add_done_callback(self._done)
         if known is not None and usable:
             return known
@@ -191,7 +191,7 @@ class Catalog:
         else:
             log.warning("the upstream's list of models cannot be read: %s", describe(error))
 
-    async def _read_anew(self) -> _List:
+    async def _refresh(self) -> _List:
         try:
             body = await self._fetch()
             small = len(body) <= LARGE_BODY

@@ -137,7 +137,7 @@ def _parsed(answer: object) -> ParsedError:
     flagged = quoted = False
     retry_after: float | None = None
     # From the outermost to the innermost error, so that the innermost one is used.
-    for fields in _levels(answer, _MOST_LEVELS):
+    for fields in _nested_errors(answer, _MOST_LEVELS):
         if isinstance(fields, str):
             message = fields
             continue
@@ -162,7 +162,7 @@ def _parsed(answer: object) -> ParsedError:
     )
 
 
-def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
+def _nested_errors(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
     """Iterate over the errors in this value, from the outermost to the innermost."""
     if depth == 0:
         return
@@ -179,11 +179,11 @@ def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
             if isinstance(inner, str) and _message(fields) is not None:
                 continue  # such as "Bad Request", next to a more specific message
             if inner:
-                yield from _levels(inner, depth - 1)
+                yield from _nested_errors(inner, depth - 1)
                 return
         words: object = fields.get("message")
         if isinstance(words, (dict, list)) and words:  # Mistral's
-            yield from _levels(cast("object", words), depth - 1)
+            yield from _nested_errors(cast("object", words), depth - 1)
             return
         if isinstance(words, str) and words.lstrip().startswith("{"):
             yield from _quoted(words, depth - 1)  # a gateway quotes a whole error as text
@@ -196,7 +196,7 @@ def _levels(value: object, depth: int) -> Iterator[dict[str, Any] | str]:
 def _in_list(items: list[object], depth: int) -> Iterator[dict[str, Any] | str]:
     places = [_place(item) for item in items[:10]]
     if len(items) == 1 or not any(places):
-        yield from _levels(items[0] if items else None, depth - 1)
+        yield from _nested_errors(items[0] if items else None, depth - 1)
         return
     # FastAPI lists the errors in a body with their places.
     yield "; ".join(place for place in places if place)
@@ -221,7 +221,7 @@ def _quoted(raw: object, depth: int) -> Iterator[dict[str, Any] | str]:
             raw = json.loads(raw[:_MOST_WORDS])
         except (ValueError, RecursionError):
             raw = None if raw.lstrip().startswith("<") else raw  # HTML is not readable
-    yield from _levels(raw, depth)
+    yield from _nested_errors(raw, depth)
 
 
 def _message(fields: dict[str, Any]) -> str | None:

@@ -178,10 +178,10 @@ def _forms(key: str) -> Iterator[str]:
     """The letters and digits of the key, of its hex form, and of the middle of its base64 form at
     any offset in a longer text."""
     data = key.encode("utf-8", "surrogatepass")
-    yield _letters(key)
+    yield _letters_and_digits(key)
     yield data.hex()
     for before in range(3):
-        yield _letters(_middle(key, before))
+        yield _letters_and_digits(_middle(key, before))
 
 
 def _middle(key: str, before: int) -> str:
@@ -197,7 +197,7 @@ def _mark(form: str) -> SecretBytes:
     return SecretBytes(max(re.findall("[0-9A-Za-z]+", form) or [form], key=len).encode())
 
 
-def _letters(text: str) -> str:
+def _letters_and_digits(text: str) -> str:
     return "".join(char for char in text if char.isascii() and char.isalnum()).lower()
 
 

@@ -52,10 +52,10 @@ def answered(name: str, models: Sequence[str]) -> int | None:
     """
     if name in models:
         return models.index(name)
-    said = _short(name)
-    fits = [place for place, model in enumerate(models) if said.startswith(_short(model))]
-    return max(fits, key=lambda place: len(_short(models[place])), default=None)
+    said = _base_name(name)
+    fits = [place for place, model in enumerate(models) if said.startswith(_base_name(model))]
+    return max(fits, key=lambda place: len(_base_name(models[place])), default=None)
 
 
-def _short(model: str) -> str:
+def _base_name(model: str) -> str:
     return read(model).base.rpartition("/")[2].lower()

@@ -77,7 +77,7 @@ async def with_passkey(request: Request) -> Response:
     form = form_of(request)
     next_ = _next(form.get("next"))
     try:
-        payer_id = await _prove(request, form)
+        payer_id = await _verified_payer(request, form)
     except WattfareError as error:
         return _refused(request, next_, error)
     return await _signed_in(request, payer_id, next_)
@@ -130,7 +130,7 @@ async def _payer_of_new_passkey(request: Request) -> tuple[str, list[str]]:
     return payer_id, existing
 
 
-async def _prove(request: Request, form: dict[str, str]) -> str:
+async def _verified_payer(request: Request, form: dict[str, str]) -> str:
     """The payer who signed in with a passkey."""
     state = state_of(request)
     await state.rate_limits.sign_in(address_of(request.scope))

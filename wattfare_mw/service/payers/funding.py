@@ -378,7 +378,7 @@ class PayerFunding:
     async def _read(self, funding_id: str) -> Credential:
         stored = await self._store.transact(lambda sql: fundings.stored_key(sql, funding_id))
         if stored is None:
-            raise _gone()
+            raise _funding_removed()
         if self._upstream is None or stored.upstream != self._upstream.base_url:
             raise WattfareFundingError(
                 "The key that pays is for another provider than the one this service uses now. "
@@ -485,7 +485,7 @@ def _label(text: str) -> str:
     return label
 
 
-def _gone() -> WattfareError:
+def _funding_removed() -> WattfareError:
     return WattfareFundingError("The funding of this connection was removed. Connect it again.")
 
 

@@ -34,7 +34,7 @@ class UnusedPayers:
 
     def start(self) -> None:
         """Start in the background."""
-        self._task = asyncio.create_task(self._sweep_for_ever())
+        self._task = asyncio.create_task(self._sweep_forever())
 
     async def close(self) -> None:
         """Stop."""
@@ -43,7 +43,7 @@ class UnusedPayers:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _sweep_for_ever(self) -> None:
+    async def _sweep_forever(self) -> None:
         after = ""
         while True:
             try:

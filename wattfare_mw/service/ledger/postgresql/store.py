@@ -110,7 +110,7 @@ async def run_once(url: str, job: Callable[[Sql], T], *, isolation: str | None =
         async with engine.connect() as connection:
             if isolation is not None:
                 await connection.execution_options(isolation_level=isolation)
-            return await _to_its_end(connection.run_sync(job))
+            return await _run_to_end(connection.run_sync(job))
     except (SQLAlchemyError, OSError, TimeoutError, *_driver_errors()) as error:
         forget_frames(error)
         failure = not_available(f"The database cannot be reached: {_reason(error, at)}.")
@@ -241,7 +241,7 @@ class PostgreSQLStore(Store):
             async with self._engine.begin() as connection:
                 return await connection.run_sync(job)
 
-        return await _to_its_end(carry_out())
+        return await _run_to_end(carry_out())
 
     async def _ask(self, query: str, *arguments: Any) -> Any:
         async def carry_out() -> Any:
@@ -249,7 +249,7 @@ class PostgreSQLStore(Store):
             async with pool.acquire(timeout=CONNECT_SECONDS) as connection:
                 return await self._fetch(connection, query, arguments)
 
-        return await _to_its_end(carry_out())
+        return await _run_to_end(carry_out())
 
     async def _ask_reserved(self, query: str, *arguments: Any) -> Any:
         """Run a query with a reserved connection, so that it does not wait for the statements of
@@ -269,7 +269,7 @@ class PostgreSQLStore(Store):
                     self._lease_connection.terminate()
                     raise
 
-        return await _to_its_end(carry_out())
+        return await _run_to_end(carry_out())
 
     async def _fetch(self, connection: Any, query: str, arguments: Sequence[Any]) -> Any:
         if not self._address.pooled:
@@ -307,7 +307,7 @@ class PostgreSQLStore(Store):
         return None if self._clock is None else int(self._clock().timestamp() * 1000)
 
 
-async def _to_its_end(work: Any) -> Any:
+async def _run_to_end(work: Any) -> Any:
     """Run this to its end, even if the caller is cancelled. The cancellation is raised afterwards.
     Otherwise, a reservation could be settled before it exists."""
     task = asyncio.ensure_future(work)

@@ -26,7 +26,7 @@ def upgrade() -> None:
 
 
 def _rebuild() -> None:
-    _anew(
+    _rebuild_table(
         "connections",
         sa.Column("app_id", sa.String(64), nullable=False),
         sa.Column("user_id", sa.String(256), nullable=False),
@@ -37,7 +37,7 @@ def _rebuild() -> None:
         sa.ForeignKeyConstraint(["app_id"], ["apps.id"]),
         sa.PrimaryKeyConstraint("app_id", "user_id"),
     )
-    _anew(
+    _rebuild_table(
         "totals",
         sa.Column("app_id", sa.String(64), nullable=False),
         sa.Column("user_id", sa.String(256), nullable=False),
@@ -48,13 +48,13 @@ def _rebuild() -> None:
         sa.CheckConstraint("reserved_nanos >= 0", name="totals_reserved"),
         sa.PrimaryKeyConstraint("app_id", "user_id", "month"),
     )
-    _anew(
+    _rebuild_table(
         "holders",
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    _anew(
+    _rebuild_table(
         "reservations",
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("app_id", sa.String(64), nullable=False),
@@ -77,7 +77,7 @@ def _rebuild() -> None:
     op.create_index("reservations_by_holder", "reservations", ["holder"])
 
 
-def _anew(name: str, *parts: sa.schema.SchemaItem) -> None:
+def _rebuild_table(name: str, *parts: sa.schema.SchemaItem) -> None:
     """Rebuild a table with the same rows and columns, in the order of its primary key."""
     new = op.create_table(f"{name}_anew", *parts, sqlite_with_rowid=False)
     names = new.columns.keys()
