@@ -363,7 +363,7 @@ class ToolCalls:
             id_ = None
         name, arguments = _name(function.get("name")), function.get("arguments")
         call = self._known(index, id_)
-        if call is None or self._starts_anew(call, id_, name, arguments):
+        if call is None or self._starts_new_call(call, id_, name, arguments):
             repeats = id_ is None and call is not None and call.name == name
             call = self._begin(index)
             call.may_be_empty = not repeats  # a repeated name does not start a new call
@@ -390,7 +390,7 @@ class ToolCalls:
             return last
         return self._of_index.get(index)
 
-    def _starts_anew(
+    def _starts_new_call(
         self, call: _OpenCall, id_: str | None, name: str | None, arguments: object
     ) -> bool:
         if id_ is not None and call.id is not None:

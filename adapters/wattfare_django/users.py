@@ -35,14 +35,14 @@ def signed_in_user(request: Any) -> Any:
 async def asigned_in_user(request: Any) -> Any:
     """:func:`signed_in_user`, on an event loop."""
     auser = getattr(request, "auser", None)
-    if auser is None or _is_djangos(auser):
+    if auser is None or _is_from_django(auser):
         # REST framework, a middleware for tokens or `alogout()` may have set only `request.user`.
         # Django's `auser()` would then still return the user of the session.
         return await sync_to_async(signed_in_user)(request)
     return _key_of(await auser())
 
 
-def _is_djangos(auser: Any) -> bool:
+def _is_from_django(auser: Any) -> bool:
     function = auser.func if isinstance(auser, partial) else None
     return getattr(function, "__module__", None) == "django.contrib.auth.middleware"
 

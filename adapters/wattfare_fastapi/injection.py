@@ -148,13 +148,13 @@ def dependency_of(option: Any) -> DependsParameter | None:
         option = found[-1] if found else option
     if isinstance(option, DependsParameter):
         return option
-    if not callable(option) or _takes_the_request(option):
+    if not callable(option) or _takes_only_request(option):
         return None
     dependency: DependsParameter = Depends(option)
     return dependency
 
 
-def _takes_the_request(function: Callable[..., Any]) -> bool:
+def _takes_only_request(function: Callable[..., Any]) -> bool:
     """True if this is a function of only the request, such as ``lambda request: …``."""
     try:
         (parameter,) = inspect.signature(function, eval_str=True).parameters.values()

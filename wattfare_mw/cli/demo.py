@@ -156,18 +156,18 @@ class _Story:
             self._expect("POST /api/v1/connections (the service's)", connected, "connected")
 
             self._step("Now the app's model answers, word by word, and the budget shrinks.")
-            self._bar()
+            self._show_budget()
             left = CAP_USD
             cost = self._cost()
             while left >= cost:
                 self._stream()
                 left -= cost
-                shown = self._bar()
+                shown = self._show_budget()
                 self._check(shown == left, f"${shown} are left instead of ${left}")
 
             self._step("The next answer would exceed the cap: it is refused, and costs nothing.")
             self._refused("budget_exceeded")
-            self._check(self._bar() == left, "a refused call has cost something")
+            self._check(self._show_budget() == left, "a refused call has cost something")
 
     def _step(self, text: str) -> None:
         console.print(f"\n[bold]{escape(text)}[/]")
@@ -218,7 +218,7 @@ class _Story:
         self._check(done and "".join(words) == PROMPT, "the answer does not repeat the prompt")
         self._check(cost == self._cost(), f"it cost {cost} instead of {self._cost()}")
 
-    def _bar(self) -> Decimal:
+    def _show_budget(self) -> Decimal:
         answer = self._app.get("/api/wattfare/status")
         self._check(answer.status_code == 200, f"the status is a {answer.status_code}")
         status = json.loads(answer.content, parse_float=Decimal)

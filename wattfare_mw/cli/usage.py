@@ -65,7 +65,7 @@ def _table(app: AppUsage, month: str) -> Table:
     state = f"{app.mode}, deleted" if app.deleted else app.mode
     title = Text(f"{app.name}  {app.app_id}  ({state})", style="bold")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_footer=True)
-    rows = [(_who(one), _sum([one])) for one in app.users]
+    rows = [(_user_text(one), _sum([one])) for one in app.users]
     total = _sum(app.users)
     table.add_column("user", footer="together", overflow="fold")
     for heading, name in (
@@ -85,7 +85,7 @@ def _table(app: AppUsage, month: str) -> Table:
 _COLUMNS = ("calls", "prompt_tokens", "completion_tokens", "month_usd", "total_usd")
 
 
-def _who(spent: Spent) -> str:
+def _user_text(spent: Spent) -> str:
     return "(one-time grants)" if spent.user_id is None else one_line(spent.user_id)
 
 

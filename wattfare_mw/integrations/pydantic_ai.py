@@ -93,10 +93,10 @@ _CATEGORIES: dict[int, Any] = {
 def _join(ours: WattfareError, library: openai.APIError) -> Exception:
     """Combine our error with pydantic-ai's. The result is not an openai error, because pydantic-ai
     would replace an openai error."""
-    return join(ours, _theirs(ours, library))
+    return join(ours, _error_of_library(ours, library))
 
 
-def _theirs(ours: WattfareError, library: openai.APIError) -> ModelAPIError:
+def _error_of_library(ours: WattfareError, library: openai.APIError) -> ModelAPIError:
     model = _model_of(library)
     if isinstance(ours, WattfareNetworkError):
         late = isinstance(library, openai.APITimeoutError)

@@ -110,13 +110,13 @@ class Middleware:
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "app" and "_routes" in self.__dict__:
             self._app_and_range = (self.around(value), *self._app_and_range[1:])
-        if self._is_the_app_s(name):
+        if self._is_attribute_of_app(name):
             setattr(self.app, name, value)
         else:
             object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        if self._is_the_app_s(name):
+        if self._is_attribute_of_app(name):
             delattr(self.app, name)
             # If the attribute is set again, as by unittest's `patch.object`, it must be set on the
             # app.
@@ -124,7 +124,7 @@ class Middleware:
         else:
             object.__delattr__(self, name)
 
-    def _is_the_app_s(self, name: str) -> bool:
+    def _is_attribute_of_app(self, name: str) -> bool:
         own = self.__dict__
         return not (
             name.startswith("_") or name in own or "app" not in own or hasattr(type(self), name)

@@ -149,7 +149,7 @@ class Models:
         """
         if self._pattern is None:
             return
-        if _may_name_otherwise(body) and _names_otherwise(body):
+        if _may_have_other_spellings(body) and _has_other_spellings(body):
             raise invalid_request(
                 "The field `model` or `models` is repeated or misspelled. Send each of them only"
                 " once."
@@ -240,14 +240,14 @@ _AS_NAMED = {b'"model"', b'"models"'}
 _ESCAPED = re.compile(rb"\\u(?:00(?:[46][dDfF45cC]|[57]3)|017[fF])")
 
 
-def _may_name_otherwise(body: bytes) -> bool:
+def _may_have_other_spellings(body: bytes) -> bool:
     found = _NAMED.findall(body)
     return len(found) > len(_AS_NAMED.intersection(found)) or (
         b"\\u" in body and _ESCAPED.search(body) is not None
     )
 
 
-def _names_otherwise(body: bytes) -> bool:
+def _has_other_spellings(body: bytes) -> bool:
     try:
         names = [name for name in _names(body) if name.casefold() in _GUARDED]
     except ValueError:

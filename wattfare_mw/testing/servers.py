@@ -270,7 +270,7 @@ class Server:
         tested = self._tested
         return tested if tested is not None and tested.id == app_id else None
 
-    def standing_app(self) -> App:
+    def current_app(self) -> App:
         """The app of the current test, which owns the address's keys.
 
         Raises:
@@ -379,7 +379,7 @@ class _Store(SQLiteStore):
 
     async def app_by_id(self, app_id: str) -> App | None:
         if app_id == STANDING_APP:
-            return self._server.standing_app()
+            return self._server.current_app()
         app = await super().app_by_id(app_id)
         if app is not None and self._server.app_with_id(app_id) is None:
             raise WattfareAuthError("This credential belongs to a test that has ended.")
@@ -387,7 +387,7 @@ class _Store(SQLiteStore):
 
     async def app_by_publishable_key(self, key: str) -> App | None:
         if key == self._server.address.publishable_key:
-            return self._server.standing_app()
+            return self._server.current_app()
         return await super().app_by_publishable_key(key)
 
     async def settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
@@ -428,7 +428,7 @@ _servers: list[Server] = []
 def first_server() -> Server:
     """The service that the tests of this process share. The first call starts the service."""
     with _lock:
-        _forget_the_dead()
+        _forget_unusable()
         if not _servers:
             _servers.append(Server(take_address()))
         return _servers[0]
@@ -437,7 +437,7 @@ def first_server() -> Server:
 def take_server() -> Server:
     """Take a service that no other test is using. Give it back with :func:`give_back`."""
     with _lock:
-        _forget_the_dead()
+        _forget_unusable()
         for server in _servers:
             if not server.is_busy:
                 break
@@ -461,5 +461,5 @@ def stop_servers() -> None:
             _servers.pop().stop()
 
 
-def _forget_the_dead() -> None:
+def _forget_unusable() -> None:
     _servers[:] = [server for server in _servers if server.is_usable]

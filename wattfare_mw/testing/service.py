@@ -406,14 +406,14 @@ class WattfareService:
 
     @property
     def _server(self) -> Server:
-        return self._now_open[0]
+        return self._require_open[0]
 
     @property
     def _tested(self) -> TestedApp:
-        return self._now_open[1]
+        return self._require_open[1]
 
     @property
-    def _now_open(self) -> tuple[Server, TestedApp]:
+    def _require_open(self) -> tuple[Server, TestedApp]:
         if self._opened is None:
             raise RuntimeError(
                 "This service is closed. Use it in a `with` block: with WattfareService() as"

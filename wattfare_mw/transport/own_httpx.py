@@ -244,7 +244,7 @@ class _OnConnection(HttpxResponseBase):
         self._connections = connections
         self._connection: HTTPConnection | None = connection
 
-    def _leave(self) -> HTTPConnection | None:
+    def _take_connection(self) -> HTTPConnection | None:
         """Take the connection from the response. Only the first caller gets it."""
         connection, self._connection = self._connection, None
         return connection
@@ -253,11 +253,11 @@ class _OnConnection(HttpxResponseBase):
 class OwnHttpxResponse(_OnConnection, HttpxResponse):
     def _ended(self) -> None:
         super().close()
-        if (connection := self._leave()) is not None:
+        if (connection := self._take_connection()) is not None:
             _close(self._connections.put(connection))
 
     def close(self) -> None:
-        if (connection := self._leave()) is None:
+        if (connection := self._take_connection()) is None:
             return
         self._connections.drop(connection)
         try:
@@ -269,11 +269,11 @@ class OwnHttpxResponse(_OnConnection, HttpxResponse):
 class AsyncOwnHttpxResponse(_OnConnection, AsyncHttpxResponse):
     async def _ended(self) -> None:
         await super().close()
-        if (connection := self._leave()) is not None:
+        if (connection := self._take_connection()) is not None:
             await _aclose(self._connections.put(connection))
 
     async def close(self) -> None:
-        if (connection := self._leave()) is None:
+        if (connection := self._take_connection()) is None:
             return
         self._connections.drop(connection)
         try:
