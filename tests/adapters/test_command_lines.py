@@ -21,9 +21,10 @@ from fastapi_cli.exceptions import FastAPICLIException
 from flask import Flask
 from flask.cli import NoAppException, find_best_app
 from support.http_client import http_client
+from support.patience import PATIENCE
 from support.ports import free_port
 from support.rules import INFERENCE, TOKEN
-from support.service import PATIENCE, App, bearer, chat_body, environment, eventually
+from support.service import App, bearer, chat_body, environment, eventually
 
 from wattfare_mw import WattfareMiddleware
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 from support.node import node_and_npm, npm_install
+from support.patience import PATIENCE
 from support.servers import werkzeug_server
-from support.service import PATIENCE
 
 from browsers.flow import approve
 from browsers.people import Person, assert_accessible

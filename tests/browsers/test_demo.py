@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 from support.pace import Pace
-from support.service import PATIENCE, environment, obey_ctrl_c
+from support.patience import PATIENCE
+from support.service import environment, obey_ctrl_c
 
 from browsers import screenshots
 from browsers.flow import STOP, approve, button

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from support.cli import invoke_cli
 from support.dev import run_dev
+from support.patience import PATIENCE
 from support.ports import refused_port
-from support.service import PATIENCE, chat_body, environment, obey_ctrl_c
+from support.service import chat_body, environment, obey_ctrl_c
 from support.upstream import run_upstream
 
 from wattfare_mw import (

@@ -30,10 +30,10 @@ from support.clients import (
     driving,
     post,
 )
+from support.patience import PATIENCE
 from support.ports import refused_port
 from support.wire import (
     END,
-    PATIENCE,
     SESSION,
     STATUS,
     STREAM,

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.clients import KINDS, SECRET, Driver, Kind, driving, without_aiohttp
-from support.wire import PATIENCE, Wire, delta, hang, json_answer, piece, streamed
+from support.patience import PATIENCE
+from support.wire import Wire, delta, hang, json_answer, piece, streamed
 from support.wire import event as event_of
 
 from wattfare_mw import AsyncWattfare, Wattfare, WattfareNetworkError

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from support.service import PATIENCE, environment
+from support.patience import PATIENCE
+from support.service import environment
 
 from wattfare_mw.app_functions import AppFunction
 from wattfare_mw.threads import MOST_THREADS, Threads

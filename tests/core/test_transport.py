@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import trustme
 from support.clients import BY_SESSION, KINDS, ONE_OF_EACH, SECRET, Driver, Kind, driving
+from support.patience import PATIENCE
 from support.ports import refused_port
 from support.wire import (
     END,
-    PATIENCE,
     SESSION,
     STATUS,
     STREAM,

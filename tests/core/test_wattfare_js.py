@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.node import node_and_npm, npm_install
-from support.service import PATIENCE
+from support.patience import PATIENCE
 
 import wattfare_mw
 

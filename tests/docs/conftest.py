@@ -19,8 +19,9 @@ import pytest
 import uvicorn
 from aiohttp import web
 from support.http_client import http_client
+from support.patience import PATIENCE
 from support.servers import aiohttp_server, gunicorn_server
-from support.service import PATIENCE, App, Service, bearer
+from support.service import App, Service, bearer
 from werkzeug.serving import make_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

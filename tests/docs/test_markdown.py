@@ -19,7 +19,8 @@ import click
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.cli import invoke_cli
-from support.service import PATIENCE, App, environment
+from support.patience import PATIENCE
+from support.service import App, environment
 
 import wattfare_mw
 import wattfare_mw.framework

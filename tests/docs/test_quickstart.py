@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from support.dev import run_dev
+from support.patience import PATIENCE
 from support.ports import free_port
-from support.service import PATIENCE, environment, eventually
+from support.service import environment, eventually
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 from support.http_client import http_client
+from support.patience import PATIENCE
 from support.servers import uvicorn_server, werkzeug_server
-from support.service import PATIENCE, App, Service, bearer, chat_body, eventually, run_service
+from support.service import App, Service, bearer, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, good, run_upstream
 
 import wattfare_mw

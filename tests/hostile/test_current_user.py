@@ -43,6 +43,7 @@ from support.current_apps import (
 from support.drivers import environ_of
 from support.fake_wattfare import SECRET_KEY
 from support.http_client import fetch, http_client
+from support.patience import PATIENCE
 from support.servers import (
     Visitor,
     hypercorn_server,
@@ -50,7 +51,7 @@ from support.servers import (
     uvicorn_server,
     werkzeug_server,
 )
-from support.service import PATIENCE, App, Service, eventually
+from support.service import App, Service, eventually
 
 from wattfare_mw import (
     Request,

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from support.http_client import fetch, http_client
-from support.service import PATIENCE, Service, environment, run_service
+from support.patience import PATIENCE
+from support.service import Service, environment, run_service
 from support.sockets import address_of, connect, head_of, rest, served
 from support.victim import MB, Memory
 

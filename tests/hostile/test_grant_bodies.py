@@ -10,8 +10,9 @@ import sys
 import pytest
 from support.drivers import INFERENCE
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.patience import PATIENCE
 from support.servers import uvicorn_process
-from support.service import PATIENCE, chat_body
+from support.service import chat_body
 from support.sockets import head_of
 from support.victim import MB, MOST_MEMORY, Memory, victim_at
 

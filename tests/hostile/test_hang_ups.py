@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import RowMapping, text
+from support.patience import PATIENCE
 from support.servers import Visitor
 from support.service import App, Service, bearer, chat_body, eventually, run_service
-from support.upstream import PATIENCE, Exchange, Upstream, completion_of
+from support.upstream import Exchange, Upstream, completion_of
 
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.export import rows as rows_of

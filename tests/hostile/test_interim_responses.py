@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from support.clients import KINDS, Kind, driving
-from support.wire import PATIENCE, Connection, Wire, completion, json_answer, run_wire
+from support.patience import PATIENCE
+from support.wire import Connection, Wire, completion, json_answer, run_wire
 
 from wattfare_mw import Timeout, WattfareNetworkError
 

@@ -17,9 +17,10 @@ import pytest
 import trustme
 from support.cli import invoke_cli
 from support.http_client import fetch
+from support.patience import PATIENCE
 from support.ports import free_port, refused_port
 from support.postgres import Cluster, install, run_cluster
-from support.service import PATIENCE, bearer, eventually, run_service, start_command
+from support.service import bearer, eventually, run_service, start_command
 
 from wattfare_mw.cli.commands import cli
 from wattfare_mw.cli.process_list import split, variable_of

@@ -19,17 +19,9 @@ import wattfare_litestar
 import wattfare_starlette
 from flask import Flask
 from support.drivers import INFERENCE, JSON, KINDS, Driver, Live, asgi_app, body_of
-from support.fake_wattfare import (
-    DONE,
-    PATIENCE,
-    SECRET_KEY,
-    Exchange,
-    FakeWattfare,
-    held,
-    held_stream,
-    word,
-)
+from support.fake_wattfare import DONE, SECRET_KEY, Exchange, FakeWattfare, held, held_stream, word
 from support.http_client import fetch, ssl_context
+from support.patience import PATIENCE
 from support.servers import uvicorn_process, uvicorn_server
 from support.service import App, Service, chat_body
 from support.upstream import Exchange as UpstreamExchange

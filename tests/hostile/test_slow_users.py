@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from support.drivers import INFERENCE, STATUS, TOKEN, asgi_app, body_of
-from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.http_client import fetch
+from support.patience import PATIENCE
 from support.servers import hypercorn_server, uvicorn_server
 from support.victim import victim_at
 

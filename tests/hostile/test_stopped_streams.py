@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from sqlalchemy import RowMapping, text
 from support.forked import run_forked
 from support.leases import end_leases
+from support.patience import PATIENCE
 from support.servers import Visitor
 from support.service import App, Service, bearer, chat_body, eventually
-from support.upstream import PATIENCE, Exchange, Upstream, chunk_of, no_record
+from support.upstream import Exchange, Upstream, chunk_of, no_record
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service import create_keys

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from support.drivers import INFERENCE, asgi_app
-from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.http_client import fetch, http_client
+from support.patience import PATIENCE
 from support.servers import uvicorn_server
 from support.service import Service, chat_body
 

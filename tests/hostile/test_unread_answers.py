@@ -13,8 +13,9 @@ from support.drivers import INFERENCE, asgi_app
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
 from support.http_client import http_client
+from support.patience import PATIENCE
 from support.servers import uvicorn_server
-from support.service import PATIENCE, App, chat_body, eventually, run_service
+from support.service import App, chat_body, eventually, run_service
 from support.sockets import address_of, connect, head_of
 from support.upstream import Exchange, Upstream, completion_of
 from support.victim import MB, Memory

@@ -18,8 +18,9 @@ import pytest
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from support.fake_wattfare import Exchange as FakeExchange
 from support.http_client import fetch, http_client
+from support.patience import PATIENCE
 from support.servers import uvicorn_process, uvicorn_server
-from support.service import PATIENCE, App, Service, chat_body, eventually
+from support.service import App, Service, chat_body, eventually
 from support.upstream import Exchange, Script, Upstream, completion_of
 from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
 

@@ -31,7 +31,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
 from support.drivers import INFERENCE, JSON, TOKEN, ASGIDriver, WSGIDriver, asgi_app, wsgi_app
-from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.patience import PATIENCE
 from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client

@@ -11,8 +11,9 @@ from pathlib import Path
 import flask
 import pytest
 from support.node import install, node_and_npm
+from support.patience import PATIENCE
 from support.servers import werkzeug_server
-from support.service import PATIENCE, App, Service, environment
+from support.service import App, Service, environment
 from wattfare_flask import WattfareMiddleware
 
 from libraries.page import EXAMPLES

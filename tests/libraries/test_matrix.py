@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.upstream import PATIENCE, Exchange
+from support.patience import PATIENCE
+from support.upstream import Exchange
 
 from libraries.conftest import World
 from libraries.drivers.base import Answer, Tokens

@@ -23,17 +23,8 @@ from support.drivers import (
     body_of,
     scope_of,
 )
-from support.fake_wattfare import (
-    DONE,
-    PATIENCE,
-    USAGE,
-    Exchange,
-    FakeWattfare,
-    good,
-    held,
-    held_stream,
-    word,
-)
+from support.fake_wattfare import DONE, USAGE, Exchange, FakeWattfare, good, held, held_stream, word
+from support.patience import PATIENCE
 
 from wattfare_mw import TokenUsage
 from wattfare_mw.receiving import WATCH_AFTER

@@ -31,7 +31,8 @@ from support.drivers import (
 )
 from support.drivers import asgi_app as _asgi_app
 from support.drivers import wsgi_app as _wsgi_app
-from support.fake_wattfare import PATIENCE, SECRET_KEY, FakeWattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.patience import PATIENCE
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from support.drivers import INFERENCE, JSON, TOKEN, asgi_app, body_of
 from support.drivers import wsgi_app as _wsgi_app
-from support.fake_wattfare import DONE, PATIENCE, SECRET_KEY, FakeWattfare, held, held_stream, word
+from support.fake_wattfare import DONE, SECRET_KEY, FakeWattfare, held, held_stream, word
 from support.http_client import http_client
+from support.patience import PATIENCE
 from support.servers import (
     Visitor,
     granian_server,

@@ -25,7 +25,8 @@ from support.drivers import (
     with_length,
 )
 from support.drivers import wsgi_app as _wsgi_app
-from support.fake_wattfare import DONE, PATIENCE, SECRET_KEY, FakeWattfare, word
+from support.fake_wattfare import DONE, SECRET_KEY, FakeWattfare, word
+from support.patience import PATIENCE
 from werkzeug.middleware.lint import LintMiddleware
 
 from wattfare_mw import Wattfare, WattfareMiddleware

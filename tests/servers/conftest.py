@@ -13,7 +13,8 @@ from support.forked import run_forked
 from support.http_client import http_client, ssl_context
 from support.node import Sdk, run_sdk
 from support.pairs import PAIRS, Pair, Server, run_server
-from support.service import PATIENCE, App, Service
+from support.patience import PATIENCE
+from support.service import App, Service
 from support.sqlite import sqlite_database
 
 

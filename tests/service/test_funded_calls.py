@@ -20,8 +20,9 @@ from sqlalchemy import select, update
 from support.cli import invoke_cli
 from support.fake_openrouter import FakeOpenRouter, Key, run_openrouter
 from support.pages import Browser
+from support.patience import PATIENCE
 from support.payers import SignedIn, new_payer, store_of, write
-from support.service import PATIENCE, App, Service, eventually, run_service
+from support.service import App, Service, eventually, run_service
 from support.upstream import Exchange, completion_of
 
 from wattfare_mw.service.ledger import schema

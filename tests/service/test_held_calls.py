@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import RowMapping
 from support.drivers import INFERENCE, asgi_app
 from support.http_client import fetch
+from support.patience import PATIENCE
 from support.servers import uvicorn_server
-from support.service import PATIENCE, App, Service, chat_body, eventually, run_service
+from support.service import App, Service, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of
 
 from wattfare_mw import WattfareMiddleware

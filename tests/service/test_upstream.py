@@ -8,9 +8,10 @@ import threading
 from decimal import Decimal
 
 import pytest
+from support.patience import PATIENCE
 from support.ports import refused_port
 from support.servers import Visitor
-from support.service import PATIENCE, App, Service, chat_body, eventually, run_service
+from support.service import App, Service, chat_body, eventually, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good
 
 from wattfare_mw.service.chat import prompt_bound

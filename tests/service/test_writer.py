@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from support.patience import PATIENCE
 
 from wattfare_mw.errors import WattfareError, WattfareRateLimitError
 from wattfare_mw.service.keys import new_app
@@ -25,8 +26,6 @@ from wattfare_mw.service.ledger.sqlite.writer import Writer
 from wattfare_mw.service.records import Account, Bounds, InferenceCall, Outcome, Terms
 
 KEEP = "INSERT INTO settings (name, value) VALUES (?, x'00')"
-#: Seconds that an immediate step may take.
-PATIENCE = 60
 DONE = Outcome(ended="completed", generated=True, cost=4)
 
 

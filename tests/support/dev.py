@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from support.forked import ForkedCommand
-from support.service import PATIENCE, App, environment
+from support.patience import PATIENCE
+from support.service import App, environment
 from wattfare_mw.service import AppKeys
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.fake_wattfare import PATIENCE
+from support.patience import PATIENCE
 from wattfare_mw import WattfareMiddleware
 
 Fields = dict[str, str] | list[tuple[str, str]]

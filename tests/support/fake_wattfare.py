@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-#: Seconds before any step counts as failed.
-PATIENCE = 20
+from support.patience import PATIENCE
 
 #: Marks the body of a call of :mod:`support.victim`.
 VICTIM = b'"victim'

@@ -14,8 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-#: Seconds before any step counts as failed.
-PATIENCE = 60
+from support.patience import PATIENCE
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(

@@ -9,8 +9,7 @@ from typing import Any
 
 import httpx
 
-#: The default timeout, in seconds. It is long, because a test machine may be slow.
-TIMEOUT = 60
+from support.patience import PATIENCE
 
 
 @cache
@@ -30,4 +29,4 @@ def fetch(url: str | httpx.URL, method: str = "GET", **options: Any) -> httpx.Re
 
 
 def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    return {"trust_env": False, "verify": ssl_context(), "timeout": TIMEOUT, **options}
+    return {"trust_env": False, "verify": ssl_context(), "timeout": PATIENCE, **options}

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from support.service import PATIENCE
+from support.patience import PATIENCE
 from support.shared_run import locked
 
 _HERE = Path(__file__).parents[1] / "servers" / "node"

@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.patience import PATIENCE
 from support.ports import free_port
-from support.service import PATIENCE, AppKeys, Service, environment
+from support.service import AppKeys, Service, environment
 
 _ROOT = Path(__file__).parents[2]
 _APPS = _ROOT / "tests" / "servers" / "apps"

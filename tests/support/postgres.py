@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from .patience import PATIENCE
 from .ports import free_port
 from .shared_run import SharedRun, at_the_end, locked
 
-#: Seconds that each step may take.
-PATIENCE = 60
 MISSING = (
     "PostgreSQL is not installed: the ledger is tested on SQLite only. "
     "To run the rest: apt-get install postgresql (Debian), and the extra `postgresql`."

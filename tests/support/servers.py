@@ -24,7 +24,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio import serve as serve_hypercorn_on_trio
 from werkzeug.serving import make_server
 
-from support.fake_wattfare import PATIENCE
+from support.patience import PATIENCE
 
 Address = Any
 """The address of a socket: a host and a port, or a path."""

@@ -20,6 +20,7 @@ import httpx
 
 from support.forked import ForkedCommand
 from support.http_client import http_client, ssl_context
+from support.patience import PATIENCE
 from support.sqlite import sqlite_database, sqlite_transaction
 from wattfare_mw.service import AppKeys, create_keys
 from wattfare_mw.service.keys import new_app
@@ -28,9 +29,6 @@ from wattfare_mw.service.ledger.clock import utc_now
 from wattfare_mw.service.records import Mode
 
 T = TypeVar("T")
-
-#: Seconds before any step counts as failed.
-PATIENCE = 60
 
 
 @dataclass

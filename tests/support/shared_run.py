@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: Seconds that the end of a run may take.
-PATIENCE = 60
+from support.patience import PATIENCE
 
 
 class SharedRun:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from support.patience import PATIENCE
 from support.servers import uvicorn_server
-from support.service import PATIENCE
 from support.sqlite import sqlite_database
 from wattfare_mw.service import Settings, create_app, sockets
 

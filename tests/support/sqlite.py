@@ -11,12 +11,10 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine
 
+from support.patience import PATIENCE
 from wattfare_mw.service.ledger.databases import migrate_database
 
 T = TypeVar("T")
-
-#: Seconds to wait for the process that writes.
-PATIENCE = 60
 
 
 def sqlite_database(folder: Path, name: str = "ledger.db") -> str:

@@ -14,8 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Seconds before any step counts as failed.
-PATIENCE = 60
+from support.patience import PATIENCE
 
 #: Marks the body of a call of :mod:`support.victim`.
 VICTIM = b'"victim'

@@ -15,7 +15,8 @@ import httpx
 
 from support.http_client import http_client
 from support.pace import Pace
-from support.service import PATIENCE, App, chat_body
+from support.patience import PATIENCE
+from support.service import App, chat_body
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.verify import verify
 

@@ -20,8 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-#: Seconds before any step counts as failed.
-PATIENCE = 20
+from support.patience import PATIENCE
 
 Part = bytes | threading.Event | Callable[["Connection"], None]
 

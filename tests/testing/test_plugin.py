@@ -9,7 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support.service import PATIENCE, environment
+from support.patience import PATIENCE
+from support.service import environment
 
 ROOT = Path(__file__).parents[2]
 #: Modules that are slow to import.
