@@ -16,9 +16,10 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from support.drivers import KINDS, Driver
 from support.examples import load_profile
 from support.fake_openrouter import FakeOpenRouter, run_openrouter
-from support.fake_wattfare import FakeWattfare, run_fake_wattfare
+from support.fake_wattfare import SECRET_KEY, FakeWattfare, run_fake_wattfare
 from support.postgres import Cluster, shared_cluster
 from support.redis import shared_redis
 from support.service import Service, run_service
@@ -228,6 +229,31 @@ def fake(_fake: FakeWattfare) -> Iterator[FakeWattfare]:
     _fake.close_all()
     _fake.forget()
     assert not failures, failures
+
+
+@pytest.fixture(params=["asgi", "wsgi"])
+def interface(request: pytest.FixtureRequest) -> str:
+    """The interface, ASGI or WSGI. A test of one interface selects it by indirect
+    parametrization."""
+    return request.param
+
+
+@pytest.fixture
+def drive(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Driver]]:
+    """Returns a function that makes a middleware around an app, with these options, and drives
+    it."""
+    drivers: list[Driver] = []
+
+    def make(**options: Any) -> Driver:
+        options.setdefault("resolve_user", lambda request: "user_1")
+        if "client" not in options:
+            options = {"secret_key": SECRET_KEY, "base_url": fake.url, **options}
+        drivers.append(KINDS[interface](**options))
+        return drivers[-1]
+
+    yield make
+    for driver in drivers:
+        driver.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -3,20 +3,19 @@ ledger."""
 
 from __future__ import annotations
 
-import json
 import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import RowMapping, text
 from support.patience import PATIENCE
 from support.servers import Visitor
-from support.service import App, Service, bearer, chat_body, eventually, run_service
+from support.service import App, Service, bearer, eventually, run_service
+from support.sockets import send_call
 from support.upstream import Exchange, Upstream, completion_of
 
 from wattfare_mw.service.ledger.databases import read_database
@@ -57,16 +56,6 @@ def serving(tmp_path: Path, upstream: Upstream, *options: str) -> Iterator[App]:
         app.close()
 
 
-def ask(app: App, **fields: Any) -> Visitor:
-    """Starts a call, from a client that can disconnect."""
-    host, _, port = app.service.url.removeprefix("http://").partition(":")
-    visitor = Visitor((host, int(port)))
-    headers = {**app.paid_by("u1"), "content-type": "application/json"}
-    body = json.dumps(chat_body(**{**MODEL, **fields})).encode()
-    visitor.ask("POST", "/api/v1/chat/completions", headers, body)
-    return visitor
-
-
 def is_answered(visitor: Visitor) -> bool:
     return bool(select.select([visitor._socket], [], [], 0)[0])
 
@@ -98,7 +87,7 @@ def test_twenty_disconnected_calls_stay_within_the_ceiling(
     upstream.script = late = Late()
     with serving(tmp_path, upstream) as app:
         for number in range(20):
-            visitor = ask(app, max_tokens=tokens)
+            visitor = send_call(app, max_tokens=tokens)
             arrived = len(upstream.calls)
             eventually(lambda v=visitor, n=arrived: len(upstream.calls) > n or is_answered(v))
             visitor.leave()
@@ -119,7 +108,7 @@ def test_call_without_its_client_counts_as_a_call_at_once(
 ) -> None:
     upstream.script = late = Late()
     with serving(tmp_path, upstream, "--max-calls-per-user", "2") as app:
-        visitors = [ask(app, max_tokens=20), ask(app, max_tokens=20)]
+        visitors = [send_call(app, max_tokens=20), send_call(app, max_tokens=20)]
         eventually(lambda: len(upstream.calls) == 2)
         for visitor in visitors:
             visitor.leave()
@@ -140,7 +129,7 @@ def test_time_limit_or_stop_ends_a_call_without_its_client(
     upstream.script = Exchange.hang
     seconds = "0.2" if end == "time" else "300"
     with serving(tmp_path, upstream, "--detached-seconds", seconds) as app:
-        visitor = ask(app)
+        visitor = send_call(app)
         eventually(lambda: upstream.calls)
         visitor.leave()
         if end != "time":
@@ -167,7 +156,7 @@ def test_request_is_not_sent_after_its_client_disconnects(
 
     upstream.models_script = slow_list
     with serving(tmp_path, upstream) as app:
-        visitor = ask(app)
+        visitor = send_call(app)
         assert asked.wait(PATIENCE)
         visitor.leave()
         eventually(lambda: any(" gone " in line for line in app.service.log))
@@ -194,7 +183,7 @@ class PausedStream:
 
 
 def leave_a_stream(app: App) -> None:
-    visitor = ask(app, stream=True)
+    visitor = send_call(app, stream=True)
     visitor.wait_for(b"one ")
     visitor.leave()
 

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.drivers import KINDS, Driver
-from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.fake_wattfare import FakeWattfare
 from support.service import App, Service, bearer, chat_body, run_service
 from support.upstream import Exchange, Upstream, run_upstream
 
@@ -160,20 +159,6 @@ def log() -> Any:
     yield stream.getvalue
     logger.removeHandler(handler)
     logger.setLevel(level)
-
-
-@pytest.fixture(params=["asgi", "wsgi"])
-def drive(request: pytest.FixtureRequest, fake: FakeWattfare) -> Any:
-    drivers: list[Driver] = []
-
-    def make(**options: Any) -> Driver:
-        options = {"secret_key": SECRET_KEY, "base_url": fake.url, **options}
-        drivers.append(KINDS[request.param](**options))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.close()
 
 
 JSON = {"content-type": "application/json"}

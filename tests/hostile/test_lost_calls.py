@@ -3,7 +3,6 @@ cost, never its whole reservation. The operator can see which calls these were."
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,8 +12,8 @@ import pytest
 from sqlalchemy import RowMapping, text
 from support.forked import run_forked
 from support.leases import end_leases
-from support.servers import Visitor
-from support.service import App, Service, chat_body, eventually, run_cli
+from support.service import App, Service, eventually, run_cli
+from support.sockets import send_call
 from support.upstream import Exchange, Upstream, chunk_of
 
 from wattfare_mw.service import create_keys
@@ -53,17 +52,6 @@ def dying(database: str, upstream: Upstream, **settings: Any) -> Iterator[tuple[
             yield app, process
 
 
-def ask(app: App, request_id: str, **fields: Any) -> Visitor:
-    """Sends a call without waiting for its answer."""
-    host, _, port = app.service.url.removeprefix("http://").partition(":")
-    visitor = Visitor((host, int(port)))
-    body = json.dumps(chat_body(**{"model": "fake/model", "max_tokens": 100_000, **fields}))
-    more = {"content-type": "application/json", "x-request-id": request_id}
-    headers = {**app.paid_by("u1"), **more}
-    visitor.ask("POST", "/api/v1/chat/completions", headers, body.encode())
-    return visitor
-
-
 def kill(process: Any, database: str) -> None:
     """Kills the process during its calls, so that others may settle them."""
     process.kill()
@@ -98,7 +86,12 @@ def test_each_lost_call_is_billed_its_recorded_cost(database: str, upstream: Ups
             "unpriced": {"stream": True, "model": "fake/unpriced"},
             "plain": {"max_tokens": 100},
         }
-        visitors = [ask(app, name, **{"user": name, **fields}) for name, fields in asked.items()]
+        visitors = [
+            send_call(
+                app, {"x-request-id": name}, **{"user": name, "max_tokens": 100_000, **fields}
+            )
+            for name, fields in asked.items()
+        ]
         eventually(lambda: len(upstream.calls) == len(asked))
         visitors[2].wait_for(b"wor ")
         # Half a cent is less than a tenth of the reservation.
@@ -136,7 +129,9 @@ def test_openrouter_record_is_read_before_a_lost_call_is_settled(
     upstream.script = named
     settings = {"provider": "openrouter"}
     with dying(database, upstream, **settings) as (app, process):
-        visitor = ask(app, "r1", stream=True, plugins=[{"id": "web"}])
+        visitor = send_call(
+            app, {"x-request-id": "r1"}, stream=True, plugins=[{"id": "web"}], max_tokens=100_000
+        )
         eventually(lambda: count(database, "generation_id = 'gen-1'"))
         kill(process, database)
         visitor.leave()

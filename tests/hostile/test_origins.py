@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.drivers import KINDS, Driver
-from support.fake_wattfare import SECRET_KEY, FakeWattfare
+from support.fake_wattfare import FakeWattfare
 
 from wattfare_mw.origins import check_origins
 
@@ -23,20 +21,6 @@ APPS = [
     *("http://tauri.localhost", "https://localhost", "http://localhost:3000", "https://my_app.x"),
     *("https://xn--bcher-kva.example", "http://[::1]:8000", "capacitor://localhost:8080"),
 ]
-
-
-@pytest.fixture(params=["asgi", "wsgi"])
-def drive(request: pytest.FixtureRequest, fake: FakeWattfare) -> Iterator[Any]:
-    drivers: list[Driver] = []
-
-    def make(**options: Any) -> Driver:
-        options = {"secret_key": SECRET_KEY, "base_url": fake.url, **options}
-        drivers.append(KINDS[request.param](resolve_user=lambda _: "u1", **options))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.close()
 
 
 #: What a browser says of the page's site. Old browsers send nothing.

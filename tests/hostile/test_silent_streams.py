@@ -18,7 +18,7 @@ import wattfare_flask
 import wattfare_litestar
 import wattfare_starlette
 from flask import Flask
-from support.drivers import INFERENCE, JSON, KINDS, Driver, Live, asgi_app, body_of
+from support.drivers import INFERENCE, JSON, Driver, Live, asgi_app, body_of
 from support.fake_wattfare import DONE, SECRET_KEY, Exchange, FakeWattfare, held, held_stream, word
 from support.http_client import fetch, ssl_context
 from support.patience import PATIENCE
@@ -257,26 +257,7 @@ async def test_cancelled_call_sends_no_comment() -> None:
 # -- the middleware
 
 
-@pytest.fixture(params=["asgi", "wsgi"])
-def interface(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 Drive = Callable[..., Driver]
-
-
-@pytest.fixture
-def drive(interface: str, fake: FakeWattfare) -> Iterator[Drive]:
-    drivers: list[Driver] = []
-
-    def make(**options: Any) -> Driver:
-        options = {"resolve_user": lambda request: "user_1", **options}
-        drivers.append(KINDS[interface](secret_key=SECRET_KEY, base_url=fake.url, **options))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.close()
 
 
 def begin(driver: Driver, fake: FakeWattfare) -> tuple[Live, Exchange]:

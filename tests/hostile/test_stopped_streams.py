@@ -20,7 +20,8 @@ from support.forked import run_forked
 from support.leases import end_leases
 from support.patience import PATIENCE
 from support.servers import Visitor
-from support.service import App, Service, bearer, chat_body, eventually
+from support.service import App, Service, bearer, eventually
+from support.sockets import send_call
 from support.upstream import Exchange, Upstream, chunk_of, no_record
 
 from wattfare_mw.errors import WattfareError
@@ -80,11 +81,7 @@ def app_of(service: Service) -> App:
 
 def cut_stream(app: App, *, stay: bool = False, at: str = "one ") -> Visitor:
     """Opens a stream and, unless `stay` is set, disconnects after this text."""
-    host, _, port = app.service.url.removeprefix("http://").partition(":")
-    visitor = Visitor((host, int(port)))
-    headers = {**app.paid_by("u1"), "content-type": "application/json"}
-    body = json.dumps(chat_body(model="fake/model", stream=True, max_tokens=400)).encode()
-    visitor.ask("POST", "/api/v1/chat/completions", headers, body)
+    visitor = send_call(app, stream=True, max_tokens=400)
     visitor.wait_for(at.encode())
     if not stay:
         visitor.leave()
@@ -259,11 +256,7 @@ def test_missing_record_does_not_delay_the_sweep(database: str, upstream: Upstre
         visitors = [cut_stream(app, stay=True)]
         eventually(lambda: count(database, f"generation_id = '{ID}'"))
         upstream.script = Exchange.hang
-        host, _, port = service.url.removeprefix("http://").partition(":")
-        visitors.append(Visitor((host, int(port))))
-        body = json.dumps(chat_body(model="fake/model", max_tokens=400)).encode()
-        headers = {**app.paid_by("u1"), "content-type": "application/json"}
-        visitors[1].ask("POST", "/api/v1/chat/completions", headers, body)
+        visitors.append(send_call(app, max_tokens=400))
         eventually(lambda: len(upstream.calls) == 2)
         die(process, database)
         for visitor in visitors:

@@ -6,35 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.drivers import KINDS, Driver
+from support.drivers import Driver
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 
 from wattfare_mw import AsyncWattfare, Wattfare
-
-
-@pytest.fixture(params=["asgi", "wsgi"])
-def interface(request: pytest.FixtureRequest) -> str:
-    """The interface, ASGI or WSGI. A test of one interface selects it by indirect
-    parametrization."""
-    return request.param
-
-
-@pytest.fixture
-def drive(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Driver]]:
-    """Returns a function that makes a middleware around an app, with these options, and drives
-    it."""
-    drivers: list[Driver] = []
-
-    def make(**options: Any) -> Driver:
-        options.setdefault("resolve_user", lambda request: "user_1")
-        if "client" not in options:
-            options = {"secret_key": SECRET_KEY, "base_url": fake.url, **options}
-        drivers.append(KINDS[interface](**options))
-        return drivers[-1]
-
-    yield make
-    for driver in drivers:
-        driver.close()
 
 
 @pytest.fixture

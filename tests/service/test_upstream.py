@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 from support.patience import PATIENCE
 from support.ports import refused_port
-from support.servers import Visitor
 from support.service import App, Service, chat_body, eventually, run_service
+from support.sockets import send_call
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good
 
 from wattfare_mw.service.chat import prompt_bound
@@ -558,11 +558,7 @@ def test_disconnected_client_closes_the_upstream(app: App, upstream: Upstream, w
             chunks = it.iter_bytes()
             assert b"one" in next(chunks)
     else:
-        host, _, port = app.service.url.removeprefix("http://").partition(":")
-        visitor = Visitor((host, int(port)))
-        headers = {**app.paid_by("u1"), "content-type": "application/json"}
-        body = json.dumps(chat_body(**MODEL, stream=True))
-        visitor.ask("POST", "/api/v1/chat/completions", headers, body.encode())
+        visitor = send_call(app, **MODEL, stream=True)
         assert arrived.wait(PATIENCE)
         visitor.leave()
     upstream.wait_gone()

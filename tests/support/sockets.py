@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from support.patience import PATIENCE
-from support.servers import uvicorn_server
+from support.servers import Visitor, uvicorn_server
+from support.service import App, chat_body
 from support.sqlite import sqlite_database
 from wattfare_mw.service import Settings, create_app, sockets
 
@@ -26,6 +28,19 @@ def address_of(url: str) -> tuple[str, int]:
     assert parts.hostname
     assert parts.port
     return parts.hostname, parts.port
+
+
+def send_call(app: App, headers: dict[str, str] | None = None, **fields: Any) -> Visitor:
+    """Sends a call of the user `u1` from a client that can disconnect at any moment.
+
+    Args:
+        fields: the fields of the body, as in :func:`.chat_body`.
+    """
+    visitor = Visitor(address_of(app.service.url))
+    headers = {**app.paid_by("u1"), "content-type": "application/json", **(headers or {})}
+    body = json.dumps(chat_body(**{"model": "fake/model", **fields})).encode()
+    visitor.ask("POST", "/api/v1/chat/completions", headers, body)
+    return visitor
 
 
 def rest(client: socket.socket) -> bytes:
