@@ -16,7 +16,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
-from support.drivers import KINDS, Driver
+from support.drivers import KINDS, Drive, Driver
 from support.examples import load_profile
 from support.fake_openrouter import FakeOpenRouter, run_openrouter
 from support.fake_wattfare import SECRET_KEY, FakeWattfare, run_fake_wattfare
@@ -239,7 +239,7 @@ def interface(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def drive(interface: str, fake: FakeWattfare) -> Iterator[Callable[..., Driver]]:
+def drive(interface: str, fake: FakeWattfare) -> Iterator[Drive]:
     """Returns a function that makes a middleware around an app, with these options, and drives
     it."""
     drivers: list[Driver] = []

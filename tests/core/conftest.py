@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.clients import ONE_OF_EACH, Driver, Kind, driving
+from support.clients import ONE_OF_EACH, Drive, Driver, Kind, driving
 from support.wire import Wire, run_wire
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -38,7 +38,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def drive(kind: Kind, wire: Wire) -> Iterator[Callable[..., Driver]]:
+def drive(kind: Kind, wire: Wire) -> Iterator[Drive]:
     """Returns a function that makes a driver of each kind, for the wire or another ``url``."""
     with ExitStack() as stack:
 
@@ -49,7 +49,7 @@ def drive(kind: Kind, wire: Wire) -> Iterator[Callable[..., Driver]]:
 
 
 @pytest.fixture
-def driver(drive: Callable[..., Driver]) -> Driver:
+def driver(drive: Drive) -> Driver:
     """A driver of each kind."""
     return drive()
 

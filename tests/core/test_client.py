@@ -24,6 +24,7 @@ from support.clients import (
     NEEDLE,
     ONE_OF_EACH,
     SECRET,
+    Drive,
     DrivenStream,
     Driver,
     Kind,
@@ -77,7 +78,6 @@ from wattfare_mw import (
 )
 from wattfare_mw.client import client_for
 
-Drive = Callable[..., Driver]
 #: Their errors are also rendered in a terminal. rich needs a lot of time for this.
 SCREENED = [ONE_OF_EACH[0], ONE_OF_EACH[3]]
 #: For tests that do not depend on the HTTP library.

@@ -9,14 +9,14 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from support.clients import BY_SESSION, KINDS, ONE_OF_EACH, SECRET, Driver, Kind, driving
+from support.clients import BY_SESSION, KINDS, ONE_OF_EACH, SECRET, Drive, Driver, Kind, driving
 from support.patience import PATIENCE
 from support.ports import refused_port
 from support.wire import (
@@ -49,7 +49,6 @@ from wattfare_mw import (
 )
 from wattfare_mw.transport import base, environment
 
-Drive = Callable[..., Driver]
 #: For tests of what a client of the app may change.
 EVERY = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
 #: Each way in which we read an answer.

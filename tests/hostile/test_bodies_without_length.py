@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.drivers import JSON
 from support.http_client import http_client
 from support.servers import hypercorn_server
 from support.service import App, Service, bearer
@@ -76,9 +77,6 @@ def post(app: App, path: str, credential: str, body: bytes, **headers: str) -> h
     )
     assert "content-length" not in built.headers
     return app.http.send(built)
-
-
-JSON = {"content-type": "application/json"}
 
 
 def test_approval_reads_the_cap_from_a_body_without_length(app: App) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from support import examples
+from support.drivers import INFERENCE
 from support.http_client import http_client
 from support.servers import uvicorn_process
 from support.service import App, Service, run_service
@@ -21,8 +22,6 @@ from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, Victim, victim_
 
 from wattfare_mw.service.ledger.databases import read_database
 from wattfare_mw.service.ledger.export import rows as rows_of
-
-INFERENCE = "/api/wattfare/chat/completions"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.drivers import INFERENCE, JSON
 from support.fake_wattfare import FakeWattfare
 from support.service import App, Service, bearer, chat_body, run_service
 from support.upstream import Exchange, Upstream, run_upstream
@@ -159,10 +160,6 @@ def log() -> Any:
     yield stream.getvalue
     logger.removeHandler(handler)
     logger.setLevel(level)
-
-
-JSON = {"content-type": "application/json"}
-INFERENCE = "/api/wattfare/chat/completions"
 
 
 def lines(text: str) -> list[str]:

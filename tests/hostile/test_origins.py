@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.drivers import TOKEN
 from support.fake_wattfare import FakeWattfare
 
 from wattfare_mw.origins import check_origins
 
-TOKEN = "/api/wattfare-token"
 APPS = [
     *("capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://localhost"),
     *("app://obsidian.md", "app://-", "app://.", "capacitor-electron://-", "ms-appx-web://my.app"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +18,7 @@ import wattfare_flask
 import wattfare_litestar
 import wattfare_starlette
 from flask import Flask
-from support.drivers import INFERENCE, JSON, Driver, Live, asgi_app, body_of
+from support.drivers import INFERENCE, JSON, Drive, Driver, Live, asgi_app, body_of
 from support.fake_wattfare import DONE, SECRET_KEY, Exchange, FakeWattfare, held, held_stream, word
 from support.http_client import fetch, ssl_context
 from support.patience import PATIENCE
@@ -255,9 +255,6 @@ async def test_cancelled_call_sends_no_comment() -> None:
 
 
 # -- the middleware
-
-
-Drive = Callable[..., Driver]
 
 
 def begin(driver: Driver, fake: FakeWattfare) -> tuple[Live, Exchange]:

@@ -20,7 +20,7 @@ from litestar.testing import TestClient as LitestarClient
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient as StarletteClient
-from support.drivers import KINDS
+from support.drivers import INFERENCE, KINDS, TOKEN
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 from wattfare_flask import WattfareMiddleware as FlaskWattfare
 from wattfare_flask import get_user, session_view
@@ -30,8 +30,6 @@ from wattfare_starlette import add_wattfare, session_endpoint
 from wattfare_mw import AsyncWattfare, Wattfare
 from wattfare_mw.users import AppError, NotSignedInError, user_id_of
 
-TOKEN = "/api/wattfare-token"
-INFERENCE = "/api/wattfare/chat/completions"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 Post = Callable[[str], int]

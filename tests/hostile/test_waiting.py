@@ -9,7 +9,17 @@ from typing import Any
 
 import flask
 import pytest
-from support.drivers import INFERENCE, JSON, KINDS, STATUS, TOKEN, LoopThread, body_of, scope_of
+from support.drivers import (
+    INFERENCE,
+    JSON,
+    KINDS,
+    MODELS,
+    STATUS,
+    TOKEN,
+    LoopThread,
+    body_of,
+    scope_of,
+)
 from support.fake_wattfare import SECRET_KEY, SESSION, Exchange, FakeWattfare, good
 from support.http_client import fetch
 from support.servers import gunicorn_server
@@ -29,7 +39,6 @@ from wattfare_mw.retries import REQUEST_RETRY_DELAY, REQUEST_RETRY_WITHIN, retry
 #: Seconds that the service asks the client to wait: a client that waits fails the test by its time
 #: limit.
 RETRY_AFTER = 20
-MODELS = "/api/wattfare/models"
 CALLS: dict[str, tuple[Any, ...]] = {
     "token": ("POST", TOKEN),
     "status": ("GET", STATUS),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.drivers import TOKEN, Driver
+from support.drivers import TOKEN, Drive
 from support.fake_wattfare import SESSION, FakeWattfare
-
-Drive = Callable[..., Driver]
 
 
 def test_label_is_sent_with_a_session(drive: Drive, fake: FakeWattfare) -> None:

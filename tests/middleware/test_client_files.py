@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.drivers import Driver
+from support.drivers import Drive, Driver
 
 from wattfare_mw.browser import read
 
-Drive = Callable[..., Driver]
 PATH = "/assets/wattfare.js"
 RETURN = "/assets/wattfare-return"
 

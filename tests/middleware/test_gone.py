@@ -18,7 +18,7 @@ from support.drivers import (
     STATUS,
     TOKEN,
     ASGIDriver,
-    Driver,
+    Drive,
     Live,
     body_of,
     scope_of,
@@ -29,7 +29,6 @@ from support.patience import PATIENCE
 from wattfare_mw import TokenUsage
 from wattfare_mw.receiving import WATCH_AFTER
 
-Drive = Callable[..., Driver]
 asgi_only = pytest.mark.parametrize("interface", ["asgi"], indirect=True)
 wsgi_only = pytest.mark.parametrize("interface", ["wsgi"], indirect=True)
 STREAM = body_of(stream=True)

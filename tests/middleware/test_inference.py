@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.drivers import INFERENCE, JSON, KINDS, Driver, body_of
+from support.drivers import INFERENCE, JSON, KINDS, Drive, body_of
 from support.examples import examples
 from support.fake_wattfare import (
     COMPLETION,
@@ -26,8 +25,6 @@ from support.fake_wattfare import (
 )
 
 from wattfare_mw import TokenUsage
-
-Drive = Callable[..., Driver]
 
 
 def test_bytes_are_forwarded_unchanged_both_ways(drive: Drive, fake: FakeWattfare) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.drivers import INFERENCE, JSON, MODELS, Driver
+from support.drivers import INFERENCE, JSON, MODELS, Drive, Driver
 from support.examples import examples
 from support.fake_wattfare import MODELS as LISTED
 from support.fake_wattfare import FakeWattfare
@@ -18,7 +18,6 @@ from support.fake_wattfare import FakeWattfare
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.middleware import request_body
 
-Drive = Callable[..., Driver]
 ALLOWED = ["openai/*", "anthropic/claude-sonnet-4", "x-ai/grok-[34]", "a?c"]
 
 

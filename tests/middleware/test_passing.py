@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from support.drivers import (
     MODELS,
     STATUS,
     TOKEN,
-    Driver,
+    Drive,
     body_of,
     environ_of,
     scope_of,
@@ -38,7 +37,6 @@ from werkzeug.test import Client
 
 from wattfare_mw import AsyncWattfare, Wattfare, WattfareMiddleware
 
-Drive = Callable[..., Driver]
 OPTIONS: dict[str, Any] = {"resolve_user": lambda request: "user_1", "secret_key": SECRET_KEY}
 NOT_OURS = [
     *("/", "", "/api", "/api/", TOKEN + "/", TOKEN[:-1], "/" + TOKEN, TOKEN.upper(), "/x" + TOKEN),

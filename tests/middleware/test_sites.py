@@ -3,17 +3,15 @@ headers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.drivers import INFERENCE, JSON, MODELS, STATUS, TOKEN, Driver, body_of
+from support.drivers import INFERENCE, JSON, MODELS, STATUS, TOKEN, Drive, Driver, body_of
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 
 from wattfare_mw import AsyncWattfare, Request, Wattfare
 from wattfare_mw.headers import Headers
 
-Drive = Callable[..., Driver]
 OTHER = "https://other.example"
 SPENDING = [TOKEN, INFERENCE]
 

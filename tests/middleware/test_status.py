@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.drivers import STATUS, Driver
+from support.drivers import STATUS, Drive
 from support.fake_wattfare import STATUS as TOLD
 from support.fake_wattfare import FakeWattfare
-
-Drive = Callable[..., Driver]
 
 
 def test_get_returns_the_status(drive: Drive, fake: FakeWattfare) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.drivers import INFERENCE, JSON, KINDS, Driver, Live, body_of
+from support.drivers import INFERENCE, JSON, KINDS, Drive, Driver, Live, body_of
 from support.examples import examples
 from support.fake_wattfare import (
     DONE,
@@ -27,7 +26,6 @@ from support.fake_wattfare import (
 
 from wattfare_mw import TokenUsage
 
-Drive = Callable[..., Driver]
 STREAM = body_of(stream=True)
 
 

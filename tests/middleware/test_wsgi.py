@@ -8,7 +8,6 @@ import contextvars
 import os
 import threading
 import warnings
-from collections.abc import Callable
 from typing import Any
 from wsgiref.validate import validator
 
@@ -19,7 +18,7 @@ from support.drivers import (
     MODELS,
     STATUS,
     TOKEN,
-    Driver,
+    Drive,
     body_of,
     environ_of,
     with_length,
@@ -31,7 +30,6 @@ from werkzeug.middleware.lint import LintMiddleware
 
 from wattfare_mw import Wattfare, WattfareMiddleware
 
-Drive = Callable[..., Driver]
 wsgi_only = pytest.mark.parametrize("interface", ["wsgi"], indirect=True)
 REQUESTS = [
     ("POST", TOKEN, {}, b"", 200),

@@ -182,6 +182,10 @@ class Driver:
             self.runner.close()
 
 
+#: A function that makes a client with these options, and its driver.
+Drive = Callable[..., Driver]
+
+
 class DrivenStream:
     """A stream, driven synchronously."""
 

@@ -305,6 +305,8 @@ class WSGIDriver:
 
 
 Driver = ASGIDriver | WSGIDriver
+#: A function that makes a middleware with these options, and its driver.
+Drive = Callable[..., Driver]
 KINDS: dict[str, Any] = {"asgi": ASGIDriver, "wsgi": WSGIDriver}
 
 

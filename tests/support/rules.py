@@ -6,11 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-TOKEN = "/api/wattfare-token"
-INFERENCE = "/api/wattfare/chat/completions"
-STATUS = "/api/wattfare/status"
-MODELS = "/api/wattfare/models"
-JSON = {"content-type": "application/json"}
+from support.drivers import INFERENCE, JSON, MODELS, STATUS, TOKEN
 
 
 def ask(model: str = "openai/gpt-4o", **fields: Any) -> str:
