@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from support.cli import invoke_cli
 from support.service import run_cli, run_service
-from support.upstream import Exchange, Upstream, completion_of
+from support.upstream import Upstream, reporting
 
 from wattfare_mw.cli import serve as module
 from wattfare_mw.cli.commands import cli
@@ -291,17 +291,7 @@ def test_alias_is_another_name_of_a_model(
     tmp_path: Path, upstream: Upstream, write: Callable[[str], str], database: str
 ) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-
-    def script(exchange: Exchange) -> None:
-        if not exchange.json.get("stream"):
-            exchange.answer(completion_of("one", usage=usage))
-            return
-        exchange.start_stream()
-        exchange.word("one")
-        exchange.usage(usage)
-        exchange.done()
-
-    upstream.script = script
+    upstream.script = reporting(usage)
     path = write(
         f"""
         upstream = "{upstream.url}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.refusals import KEY, TOKEN, calls_a_tool_then_refuses, payer_of
-from support.upstream import Exchange, Upstream
+from support.upstream import Upstream, broken
 
 from wattfare_mw import (
     AsyncWattfare,
@@ -101,12 +101,7 @@ def test_spent_budget_raises_between_two_calls(fake: Upstream, users: Wattfare) 
 
 
 def test_broken_stream_raises(fake: Upstream, users: Wattfare) -> None:
-    def script(exchange: Exchange) -> None:
-        exchange.start_stream()
-        exchange.word("one ")
-        exchange.reset()
-
-    fake.script = script
+    fake.script = broken
     with pytest.raises(WattfareError) as caught:
         asyncio.run(stream(users.user("ann")))
     assert caught.value.code == "upstream"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.refusals import KEY, TOKEN, payer_of, refuses
 from support.service import App
-from support.upstream import Exchange, Upstream, completion_of
+from support.upstream import Exchange, Upstream, broken, completion_of
 
 from wattfare_mw import (
     AsyncWattfare,
@@ -197,12 +197,7 @@ def test_fields_set_by_the_user_handle_cannot_be_changed(
 
 
 def test_broken_stream_raises(fake: Upstream, users: Wattfare) -> None:
-    def script(exchange: Exchange) -> None:
-        exchange.start_stream()
-        exchange.word("one ")
-        exchange.reset()
-
-    fake.script = script
+    fake.script = broken
     with pytest.raises(WattfareError) as caught:
         whole(chat(users.user("ann")).stream("Hello."))
     assert caught.value.code == "upstream"

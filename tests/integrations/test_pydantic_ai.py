@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.refusals import KEY, TOKEN, calls_a_tool_then_refuses, payer_of, refuses
-from support.upstream import Exchange, Upstream, completion_of
+from support.upstream import Exchange, Upstream, broken, completion_of
 
 from wattfare_mw import (
     AsyncWattfare,
@@ -124,12 +124,7 @@ def test_error_belongs_to_both_packages(
 
 
 def test_broken_stream_raises(fake: Upstream, users: Wattfare) -> None:
-    def script(exchange: Exchange) -> None:
-        exchange.start_stream()
-        exchange.word("one ")
-        exchange.reset()
-
-    fake.script = script
+    fake.script = broken
     with pytest.raises(WattfareError) as caught:
         asyncio.run(words_of(users.user("ann")))
     assert caught.value.code == "upstream"

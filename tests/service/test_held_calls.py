@@ -16,7 +16,7 @@ from support.http_client import fetch
 from support.patience import PATIENCE
 from support.servers import uvicorn_server
 from support.service import App, Service, chat_body, eventually, run_service
-from support.upstream import Exchange, Upstream, chunk_of, completion_of
+from support.upstream import Exchange, Script, Upstream, chunk_of, reporting
 
 from wattfare_mw import WattfareMiddleware
 from wattfare_mw.errors import WattfareError
@@ -45,20 +45,9 @@ HELD: dict[str, dict[str, Any]] = {
 }
 
 
-def costing(usd: float) -> Any:
+def costing(usd: float) -> Script:
     """A script whose answer has this cost."""
-
-    def script(exchange: Exchange) -> None:
-        usage = {**TOKENS, "cost": usd}
-        if not exchange.json.get("stream"):
-            exchange.answer(completion_of("one", usage=usage))
-            return
-        exchange.start_stream()
-        exchange.word("one")
-        exchange.usage(usage)
-        exchange.done()
-
-    return script
+    return reporting({**TOKENS, "cost": usd})
 
 
 @pytest.fixture(scope="module")

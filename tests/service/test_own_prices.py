@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.service import App, run_service
-from support.upstream import Exchange, Upstream, completion_of
+from support.upstream import Upstream, reporting
 
 from wattfare_mw import WattfareError
 from wattfare_mw.service import Settings
@@ -19,18 +19,8 @@ from wattfare_mw.service.models.catalog import Catalog, NoListError
 from wattfare_mw.service.models.own_prices import OwnPrices, read_price
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-
-
-def uncosted(exchange: Exchange) -> None:
-    """Three words and a usage without a cost, as a local server answers."""
-    if not exchange.json.get("stream"):
-        exchange.answer(completion_of("one two three", usage=USAGE))
-        return
-    exchange.start_stream()
-    for word in ("one ", "two ", "three"):
-        exchange.word(word)
-    exchange.usage(USAGE)
-    exchange.done()
+#: An answer without a cost, as from a local server.
+UNCOSTED = reporting(USAGE, ("one ", "two ", "three"))
 
 
 def billed(app: App) -> Decimal:
@@ -196,7 +186,7 @@ async def test_published_price_of_another_upstream_is_not_used() -> None:
 def test_free_model_works_with_a_cap_of_0(
     tmp_path: Path, database: str, upstream: Upstream, given: str
 ) -> None:
-    upstream.script = uncosted
+    upstream.script = UNCOSTED
     upstream.models = {"data": [{"id": "llama3.2:latest"}]}  # Ollama also knows it as llama3.2
     options, env = ["--upstream", upstream.url], {}
     if given == "--price":
@@ -224,7 +214,7 @@ def test_free_model_works_with_a_cap_of_0(
 def test_call_is_billed_at_the_operators_price(
     tmp_path: Path, upstream: Upstream, stream: bool
 ) -> None:
-    upstream.script = uncosted
+    upstream.script = UNCOSTED
     options = ("--upstream", upstream.url, "--price", "fake/m*=3/15", "--price", "*=0.10/0.40")
     with run_service(tmp_path, *options) as service, service.app() as app:
         app.connect(monthlyUsd=10)
@@ -237,7 +227,7 @@ def test_call_is_billed_at_the_operators_price(
 @pytest.mark.parametrize("stream", [False, True])
 def test_ollama_setup_of_the_docs(tmp_path: Path, upstream: Upstream, stream: bool) -> None:
     """Its models are free, even one whose name has a published price elsewhere."""
-    upstream.script = uncosted
+    upstream.script = UNCOSTED
     upstream.models = {"object": "list", "data": [{"id": "llama3.2:latest"}, {"id": "gpt-4o"}]}
     with (
         run_service(tmp_path, "--upstream", upstream.url, "--price", "*=0/0") as service,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.service import App, Service, run_service
-from support.upstream import Exchange, Upstream, completion_of
+from support.upstream import Upstream, broken, reporting
 
 from wattfare_mw import WattfareError
 from wattfare_mw.service.chat import request as chat_request
@@ -18,23 +18,6 @@ from wattfare_mw.service.models.upstream import Upstream as Provider
 PRICE = "--price 'MODEL=IN/OUT'"
 UNPRICED = "--allow-unpriced"
 NO_COST = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-
-
-def answering(usage: dict | None):
-    """A script that answers with this usage."""
-
-    def script(exchange: Exchange) -> None:
-        if not exchange.json.get("stream"):
-            more = {} if usage is None else {"usage": usage}
-            exchange.answer(completion_of("one", **more))
-            return
-        exchange.start_stream()
-        exchange.word("one")
-        if usage is not None:
-            exchange.usage(usage)
-        exchange.done()
-
-    return script
 
 
 def refusal(answer) -> str:
@@ -93,11 +76,11 @@ def test_upstream_without_costs_is_called_once(
         with service.app() as app:
             for user in ("u1", "u2"):
                 app.connect(user, monthlyUsd=1)
-            upstream.script = answering({**NO_COST, "cost": 0.1})
+            upstream.script = reporting({**NO_COST, "cost": 0.1})
             assert app.chat(user="u2", model="fake/unpriced", stream=stream).status_code == 200
             assert app.chat(user="u2", model="fake/unpriced", stream=stream).status_code == 200
 
-            upstream.script = answering(usage)
+            upstream.script = reporting(usage)
             assert app.chat(model="fake/unpriced", stream=stream).status_code == 200
             upstream.calls.clear()
             message = refusal(app.chat(user="u2", model="fake/unpriced", stream=stream))
@@ -107,7 +90,7 @@ def test_upstream_without_costs_is_called_once(
             assert app.status("u2")["remainingUsd"] == 0.8
 
             # Another model, and a model with a price, still work.
-            upstream.script = answering({**NO_COST, "cost": 0.1})
+            upstream.script = reporting({**NO_COST, "cost": 0.1})
             assert app.chat(user="u2", model="fake/router", stream=stream).status_code == 200
             assert app.chat(user="u2", model="fake/model", stream=stream).status_code == 200
         service.stop()
@@ -120,11 +103,6 @@ def test_upstream_without_costs_is_called_once(
 def test_interrupted_answer_does_not_affect_the_next_call(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    def broken(exchange: Exchange) -> None:
-        exchange.start_stream()
-        exchange.word("one")
-        exchange.reset()
-
     with (
         run_service(tmp_path, "--upstream", upstream.url, UNPRICED) as service,
         service.app() as app,
@@ -133,7 +111,7 @@ def test_interrupted_answer_does_not_affect_the_next_call(
             app.connect(user, monthlyUsd=1)
         upstream.script = broken
         assert "upstream" in app.chat(model="fake/unpriced", stream=True).text
-        upstream.script = answering({**NO_COST, "cost": 0.1})
+        upstream.script = reporting({**NO_COST, "cost": 0.1})
         assert app.chat(user="u2", model="fake/unpriced").status_code == 200
 
 

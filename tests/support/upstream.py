@@ -171,6 +171,31 @@ def good(exchange: Exchange) -> None:
     exchange.done()
 
 
+def broken(exchange: Exchange) -> None:
+    """Breaks a stream after its first word."""
+    exchange.start_stream()
+    exchange.word("one ")
+    exchange.reset()
+
+
+def reporting(usage: Any, words: tuple[str, ...] = ("one",)) -> Script:
+    """A script that answers these words with this usage; None: with no usage."""
+
+    def script(exchange: Exchange) -> None:
+        if not exchange.json.get("stream"):
+            more = {} if usage is None else {"usage": usage}
+            exchange.answer(completion_of("".join(words), **more))
+            return
+        exchange.start_stream()
+        for word in words:
+            exchange.word(word)
+        if usage is not None:
+            exchange.usage(usage)
+        exchange.done()
+
+    return script
+
+
 @dataclass
 class Upstream:
     """The fake upstream.
