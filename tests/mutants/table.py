@@ -112,4 +112,11 @@ MUTANTS = [
         "secret\n",
         (f"{_IN_ENCRYPTION}test_secret_needs_the_key_and_purpose_that_encrypted_it",),
     ),
+    Mutant(
+        "the upstream of a key",
+        "wattfare_mw/service/payers/funding.py",
+        "        if self._upstream is None or stored.upstream != self._upstream.base_url:\n",
+        "        if self._upstream is None:\n",
+        ("tests/service/test_funded_calls.py::test_key_is_sent_to_no_other_upstream",),
+    ),
 ]

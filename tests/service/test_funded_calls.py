@@ -188,7 +188,8 @@ async def test_revoked_key_is_invalid_until_it_is_connected_again(
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, "funding_invalid")
     assert await state_of(store, alice.funding_id) == "invalid"
     assert app.status("alice")["usage"]["monthlyUsd"] == float(router.cost)
-    # The next call is not even sent.
+    # The next call is not even sent, although the provider would accept the key again.
+    alice.key.revoked = False
     sent = len(router.upstream.calls)
     answer = chat(app, "alice")
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, "funding_invalid")
@@ -297,16 +298,18 @@ async def test_swapped_ciphertext_pays_for_nothing(
 async def test_key_is_sent_to_no_other_upstream(router: FakeOpenRouter, tmp_path: Path) -> None:
     with serving(tmp_path, router) as service, service.app() as app:
         async with store_of(service.database) as store:
-            await new_paying(router, app, store, "alice")
+            alice = await new_paying(router, app, store, "alice")
         keys = app.keys
     with (
         run_openrouter() as other,
         serving(tmp_path, other) as service,
         App(service, keys) as app,
     ):
+        other.keys[alice.key.key] = alice.key  # it would accept the key
+        other.person("alice")
         answer = chat(app, "alice")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (402, "funding_invalid")
         assert not other.upstream.calls
+        assert (answer.status_code, answer.json()["error"]["code"]) == (402, "funding_invalid")
 
 
 async def test_encryption_key_can_be_rotated(router: FakeOpenRouter, tmp_path: Path) -> None:
