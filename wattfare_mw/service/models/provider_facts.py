@@ -211,8 +211,8 @@ PROVIDERS = (
         thinks_beyond_limit=True,
         published_prices=False,
     ),
-    # The effect of a hang-up is not documented. `max_tokens` does not limit thinking, and a call may
-    # have one of the names: volcengine.com/docs/82379/1494384.
+    # The effect of a hang-up is not documented. `max_tokens` does not limit thinking. A call may
+    # have only one of the names: volcengine.com/docs/82379/1494384.
     ProviderFacts(
         name="volcengine",
         hosts=(".volces.com", ".bytepluses.com"),
