@@ -572,6 +572,8 @@ def test_new_month_resets_the_budget(wattfare: WattfareService) -> None:
     assert ann.billed == Decimal("0.01") + PRICE
     with pytest.raises(ValueError, match="forward"):
         wattfare.clock.advance(days=-1)
+    with pytest.raises(TypeError, match=r"such as advance\(days=31\)"):
+        wattfare.clock.advance(31)  # type: ignore[arg-type]
 
 
 def test_tokens_and_grants_expire_by_the_clock(wattfare: WattfareService) -> None:

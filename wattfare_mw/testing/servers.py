@@ -83,8 +83,11 @@ class Clock:
         """Move the clock forward, and return its new time. This does not wait.
 
         Raises:
+            TypeError: ``delta`` is not a timedelta.
             ValueError: the clock would go back.
         """
+        if not isinstance(delta, timedelta | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"Give the number a unit, such as advance(days={delta!r}).")
         more = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         if delta is not None:
             more += delta
