@@ -255,7 +255,7 @@ def test_table_of_rates_matches_the_code() -> None:
         rows[what] = tuple(cells)
     for what, rate in RATES.items():
         most, of_app = ("" if n is None else f"{n:,}" for n in (rate.most, rate.app))
-        of_user, of_address = ("", most) if rate.whose == "address" else (most, "")
+        of_user, of_address = ("", most) if rate.per == "address" else (most, "")
         assert rows[what] == (of_user, of_address, of_app), what
     assert len(RATES) == sum(type(value) is Rate for value in vars(rate_limits).values())
 
