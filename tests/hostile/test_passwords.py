@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from wattfare_mw.service import Settings, create_keys
 from wattfare_mw.service.api.rate_limits import RateLimits
 from wattfare_mw.service.ledger.databases import migrate_database, open_store, read_database
 from wattfare_mw.service.ledger.postgresql import address
+from wattfare_mw.service.ledger.postgresql import store as postgresql_store
 from wattfare_mw.service.ledger.verify import verify
 from wattfare_mw.service.tokens import Session, Signer
 
@@ -366,6 +368,15 @@ def test_error_of_a_wrong_password_hides_the_password(place: str, role: str) -> 
     wrong = f"wrong-{PASSWORD}"
     with pytest.raises(WattfareError, match="password authentication failed") as raised:
         migrate_database(f"postgresql://{role}:{wrong}@{place}")
+    assert PASSWORD not in everything_in(raised.value)
+
+
+async def test_error_of_a_silent_database_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql_store, "CONNECT_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:{PASSWORD}@127.0.0.1:{silent.getsockname()[1]}/db"
+        with pytest.raises(WattfareError, match="it did not answer in time") as raised:
+            await open_store(url)
     assert PASSWORD not in everything_in(raised.value)
 
 

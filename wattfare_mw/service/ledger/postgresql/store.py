@@ -367,7 +367,10 @@ def _driver_errors() -> tuple[type[Exception], ...]:
 
 def _reason(error: Exception, at: address.Address) -> str:
     """The first line of the driver's or the server's message, without the password."""
-    said = one_line(str(error).split("\n")[0]) or type(error).__name__
+    said = one_line(str(error).split("\n")[0])
+    if not said:
+        late = isinstance(error, TimeoutError)
+        said = "it did not answer in time" if late else type(error).__name__
     if at.password:
         said = said.replace(at.password, "…")
     if at.checks_certificate and "certificate" in said.lower():
