@@ -27,7 +27,7 @@ from wattfare_mw.service.chat.json_length import json_length
 from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.chat.price import Price
 from wattfare_mw.service.chat.usage import TokenCounts
-from wattfare_mw.service.models import model_lists, upstream_answers
+from wattfare_mw.service.models import model_lists, upstream_answers, upstream_errors
 from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.price_lists import read_prices
 from wattfare_mw.service.tokens import Session, Signer
@@ -251,7 +251,7 @@ def answers(random: Random) -> None:
     _check_meter(meter)
     with suppress(WattfareError):
         read_completion(200, data)
-    error = upstream_answers.failure(
+    error = upstream_errors.failure(
         random.choice((400, 401, 402, 403, 404, 418, 429, 500, 502, 599)),
         data,
         {"retry-after": random.choice(("", "1", "nan", "-1", "1e9", "x"))},
@@ -270,10 +270,10 @@ def chunks(random: Random) -> None:
         except WattfareError as error:
             _check_failure(error)
         _check_meter(meter)
-        _check_failure(upstream_answers.error_event(data, _CREDENTIAL))
+        _check_failure(upstream_errors.error_event(data, _CREDENTIAL))
         for block in (data, b": x\n\nerror: " + data + b"\n\n"):
             try:
-                found = upstream_answers.error_without_data(block, _CREDENTIAL)
+                found = upstream_errors.error_without_data(block, _CREDENTIAL)
             except WattfareError as error:
                 found = error
             if found is not None:

@@ -10,7 +10,7 @@ from fuzz import runner
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat.meter import Meter
-from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models import upstream_answers, upstream_errors, upstream_json
 from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.price_lists import Unpriced, read_prices
 
@@ -66,7 +66,7 @@ def test_out_of_range_number_in_an_answer_is_an_upstream_failure(body: bytes) ->
         with pytest.raises(WattfareError) as failure:
             read(body % FAR, Meter(None, 1), NO_KEY)
         assert (failure.value.code, failure.value.status) == ("upstream", 502)
-    error = upstream_answers.failure(418, b'{"error": {"code": %b}}' % FAR, {}, NO_KEY)
+    error = upstream_errors.failure(418, b'{"error": {"code": %b}}' % FAR, {}, NO_KEY)
     assert error.code == "invalid_request"
 
 
@@ -81,9 +81,9 @@ def test_answer_with_too_many_values_is_not_decoded(
     body: bytes, inner: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would stall the process: the decoder does not release the interpreter lock."""
-    monkeypatch.setattr(upstream_answers, "_decode", None)
+    monkeypatch.setattr(upstream_json, "decode_strictly", None)
     with pytest.raises(WattfareError) as failure:
         upstream_answers.read_chunk(body % inner, Meter(None, 1), NO_KEY)
     assert (failure.value.code, failure.value.status) == ("upstream", 502)
-    error = upstream_answers.failure(500, body % inner, {}, NO_KEY)
+    error = upstream_errors.failure(500, body % inner, {}, NO_KEY)
     assert error.message == "The upstream failed (500)."

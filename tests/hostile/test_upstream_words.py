@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.service import App, Service, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good, run_upstream
 
-from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models import upstream_errors
 from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.redaction import MASK, Redactor
 
@@ -267,8 +267,8 @@ def test_account_errors_of_the_upstream_are_never_forwarded(
 ) -> None:
     error: dict[str, Any] = {"message": words, **({"code": status} if as_code else {})}
     body = json.dumps({"error": error}).encode()
-    failure = upstream_answers.failure(500 if as_code else status, body, {}, Credential(KEY))
-    assert isinstance(failure, upstream_answers.AccountRefusedError)
+    failure = upstream_errors.failure(500 if as_code else status, body, {}, Credential(KEY))
+    assert isinstance(failure, upstream_errors.AccountRefusedError)
     assert (failure.code, failure.http_status) == ("upstream", 502)
     assert failure.upstream_code is None
     assert failure.message.startswith("The model's provider refuses the account of this service.")

@@ -26,7 +26,7 @@ from support.victim import LONGEST_GAP, MB, MOST_MEMORY, Memory, victim_at
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.asgi import create_app
-from wattfare_mw.service.models import catalog, upstream_answers, upstream_http, upstream_job
+from wattfare_mw.service.models import catalog, upstream_http, upstream_job, upstream_json
 from wattfare_mw.service.models.upstream import Upstream as Provider
 from wattfare_mw.service.payers import openrouter
 from wattfare_mw.service.settings import Settings
@@ -177,7 +177,7 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 1}
 @pytest.mark.parametrize("place", ["choices", "usage", "more"])
 def test_decoded_values_are_limited(app: App, upstream: Upstream, place: str) -> None:
     """While the decoder creates a million values, no other thread can run."""
-    many = [0] * (upstream_answers.MAX_DECODED + 1)
+    many = [0] * (upstream_json.MAX_DECODED + 1)
     fields: dict[str, Any] = {"choices": [{"message": many}], "usage": {"a": many}, "more": many}
     answer = completion_of("x", **{"usage": USAGE, place: fields[place]})
     upstream.script = lambda exchange: exchange.answer(answer)
@@ -189,7 +189,7 @@ def test_decoded_values_are_limited(app: App, upstream: Upstream, place: str) ->
 def test_answer_with_many_log_probabilities_passes(app: App, upstream: Upstream) -> None:
     token = {"token": "x", "logprob": -0.5, "bytes": [120]}
     answer = completion_of("x", usage={**USAGE, "cost": 0.000007})
-    answer["choices"][0]["logprobs"] = {"content": [token] * (upstream_answers.MAX_DECODED // 4)}
+    answer["choices"][0]["logprobs"] = {"content": [token] * (upstream_json.MAX_DECODED // 4)}
     upstream.script = lambda exchange: exchange.answer(answer)
     passed = app.chat(model="fake/model", max_tokens=5)
     assert passed.json() == answer

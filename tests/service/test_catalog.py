@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from wattfare_mw import WattfareError
-from wattfare_mw.service.models import catalog, upstream_answers
+from wattfare_mw.service.errors import upstream_failed
+from wattfare_mw.service.models import catalog
 from wattfare_mw.service.models.catalog import (
     FRESH_SECONDS,
     RETRY_SECONDS,
@@ -107,7 +108,7 @@ async def test_stale_list_is_served_while_it_is_refreshed(
 @pytest.mark.parametrize(
     "failure",
     [
-        upstream_answers.failed("down"),
+        upstream_failed("down"),
         NoListError(),
         b"<html>",
         b'{"data": 5}',

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat import allowed_fields
 from wattfare_mw.service.chat.meter import Meter
 from wattfare_mw.service.chat.price import Price
@@ -51,7 +52,7 @@ def test_chunk_that_cannot_end_the_stream_is_not_checked(
     price = Price.flat(Decimal(1), Decimal(1))
     try:
         read = upstream_answers.read_chunk(data, Meter(price, 1), Redactor(None))
-    except upstream_answers.WattfareError:
+    except WattfareError:
         return  # which ends the call
     if not read.may_end:
         finishes = upstream_answers.Finishes()

@@ -13,7 +13,7 @@ from wattfare_mw import WattfareError
 from wattfare_mw.service.chat import prompt_bound
 from wattfare_mw.service.chat.meter import Meter, estimate_tokens
 from wattfare_mw.service.chat.price import Price
-from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models import upstream_answers, upstream_json
 from wattfare_mw.service.models.credential import Credential
 from wattfare_mw.service.models.own_tools import with_fee
 from wattfare_mw.service.models.price_lists import read_prices
@@ -96,10 +96,10 @@ def test_bill_is_within_the_reservation_for_any_list_and_report(
     measured.bounded, measured.granted = bounded, price.bound(10, 20)
     for report in reports:
         measured.count(3)
-        measured.add_usage(upstream_answers.decode(msgspec.json.encode(report)))
+        measured.add_usage(upstream_json.decode(msgspec.json.encode(report)))
         assert 0 <= measured.billed <= price.bound(10, 20)
         answer = upstream_answers.with_cost(encode({"usage": report}), measured)
-        cost = upstream_answers.decode(answer)["usage"]["cost"]
+        cost = upstream_json.decode(answer)["usage"]["cost"]
         assert Decimal(cost).scaleb(9) == measured.billed
 
 

@@ -13,9 +13,9 @@ from wattfare_mw.errors import (
     WattfareFundingError,
     WattfareRateLimitError,
 )
-from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models import upstream_errors
 from wattfare_mw.service.models.credential import Credential
-from wattfare_mw.service.models.upstream_answers import AccountRefusedError, KeyRefusedError
+from wattfare_mw.service.models.upstream_errors import AccountRefusedError, KeyRefusedError
 
 KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
 PAYER = Credential(KEY, "funding1")
@@ -54,7 +54,7 @@ REFUSED_KEYS = [
 
 @pytest.mark.parametrize(("status", "body"), REFUSED_KEYS)
 def test_refused_key_is_invalid_funding(status: int, body: bytes) -> None:
-    error = upstream_answers.failure(status, body, {}, PAYER)
+    error = upstream_errors.failure(status, body, {}, PAYER)
     assert type(error) is KeyRefusedError
     assert isinstance(error, WattfareFundingError)
     assert (error.code, error.status) == ("funding_invalid", 402)
@@ -78,7 +78,7 @@ def test_refused_key_is_invalid_funding(status: int, body: bytes) -> None:
     ],
 )
 def test_empty_account_error_says_what_to_do(status: int, body: bytes, words: str) -> None:
-    error = upstream_answers.failure(status, body, {}, PAYER)
+    error = upstream_errors.failure(status, body, {}, PAYER)
     assert type(error) is WattfareBudgetExceededError
     assert error.status == 402
     assert words in error.message
@@ -88,14 +88,14 @@ def test_empty_account_error_says_what_to_do(status: int, body: bytes, words: st
 @pytest.mark.parametrize("status", [402, 429])
 @pytest.mark.parametrize("message", [NO_CREDIT, LIMIT_OF_KEY])
 def test_temporary_lack_of_money_is_a_rate_limit(status: int, message: str) -> None:
-    error = upstream_answers.failure(status, openrouter(402, message), {"retry-after": "7"}, PAYER)
+    error = upstream_errors.failure(status, openrouter(402, message), {"retry-after": "7"}, PAYER)
     assert type(error) is WattfareRateLimitError
     assert (error.status, error.retry_after) == (429, 7)
 
 
 def test_rate_limit_stays_a_rate_limit() -> None:
     body = openrouter(429, "Rate limit exceeded")
-    error = upstream_answers.failure(429, body, {"retry-after": "3"}, PAYER)
+    error = upstream_errors.failure(429, body, {"retry-after": "3"}, PAYER)
     assert type(error) is WattfareRateLimitError
     assert error.retry_after == 3
 
@@ -113,14 +113,14 @@ def test_rate_limit_stays_a_rate_limit() -> None:
 def test_other_refusals_do_not_invalidate_the_funding(status: int, body: bytes) -> None:
     """Otherwise, an app could name a model that the key may not use and stop the payer's other
     apps."""
-    error = upstream_answers.failure(status, body, {}, PAYER)
+    error = upstream_errors.failure(status, body, {}, PAYER)
     assert (error.code, error.status) == ("upstream", 502)
     assert type(error) is WattfareError
 
 
 def test_moderation_error_is_about_the_prompt() -> None:
     body = openrouter(403, "flagged", reasons=["violence"], flagged_input="x")
-    assert upstream_answers.failure(403, body, {}, PAYER).code == "invalid_request"
+    assert upstream_errors.failure(403, body, {}, PAYER).code == "invalid_request"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_moderation_error_is_about_the_prompt() -> None:
 def test_refusal_of_the_operators_key_is_not_shown_to_users(
     status: int, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error = upstream_answers.failure(status, body, {}, OPERATOR)
+    error = upstream_errors.failure(status, body, {}, OPERATOR)
     assert type(error) is AccountRefusedError
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
@@ -138,5 +138,5 @@ def test_refusal_of_the_operators_key_is_not_shown_to_users(
 def test_payers_key_error_is_not_logged_as_the_operators(
     status: int, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    upstream_answers.failure(status, body, {}, PAYER)
+    upstream_errors.failure(status, body, {}, PAYER)
     assert not caplog.records

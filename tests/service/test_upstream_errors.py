@@ -18,7 +18,7 @@ from support.upstream import Exchange, Upstream, good
 from wattfare_mw import to_wattfare_error
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat.meter import Meter
-from wattfare_mw.service.models import upstream_answers
+from wattfare_mw.service.models import upstream_answers, upstream_errors
 from wattfare_mw.service.models.credential import Credential
 
 WORDS = "said the upstream"
@@ -28,7 +28,7 @@ NO_KEY = Credential(None)
 def read(status: int, body: Any, **headers: str) -> WattfareError:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return upstream_answers.failure(status, data, named, NO_KEY)
+    return upstream_errors.failure(status, data, named, NO_KEY)
 
 
 RAW = {"error": {"message": WORDS, "type": "invalid_request_error", "code": "too_long"}}
@@ -228,7 +228,7 @@ def test_statuses_are_translated(status: int, body: Any, code: str, ours: int) -
     ids=str,
 )
 def test_error_with_status_200_is_translated(body: Any, code: str) -> None:
-    error = upstream_answers.error_of(body, NO_KEY)
+    error = upstream_errors.error_of(body, NO_KEY)
     assert error is not None
     assert (error.code, error.message) == (code, WORDS)
 
@@ -484,7 +484,7 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
     ],
 )
 def test_flat_error_with_status_200(answer: dict[str, Any], words: str | None) -> None:
-    error = upstream_answers.error_of(answer, NO_KEY)
+    error = upstream_errors.error_of(answer, NO_KEY)
     assert (error and error.message) == words
 
 

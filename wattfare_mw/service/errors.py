@@ -19,6 +19,11 @@ def lead_to_budget(error: WattfareError, public_url: str) -> WattfareError:
     return error
 
 
+def upstream_failed(message: str) -> WattfareError:
+    """The 502 for a failure of the model's provider."""
+    return WattfareError(message, code="upstream", status=502)
+
+
 def not_available(
     message: str = "The service's database is not available.",
 ) -> WattfareError:

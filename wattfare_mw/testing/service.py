@@ -17,8 +17,8 @@ from ..client import AsyncWattfare, Wattfare
 from ..errors import STATUS_BY_CODE, WattfareAuthError, WattfareError, make_error
 from ..service import keys
 from ..service.api.state import ServiceState
+from ..service.errors import upstream_failed
 from ..service.ledger import rules, schema
-from ..service.models.upstream_answers import failed
 from ..service.records import GRANT_SECONDS, USERS_PAY, Bounds, Connection, GrantBudget, Totals
 from ..transport import hidden
 from ..types import UserId, encode, user_id_text
@@ -362,7 +362,9 @@ class WattfareService:
                 error. If True, the connection between the app and the service breaks.
         """
         _check_at_least(0, after=after)
-        error = None if network else lambda: failed("The connection to the upstream broke.")
+        error = (
+            None if network else lambda: upstream_failed("The connection to the upstream broke.")
+        )
         self._tested.script.add_fault(Fault(error, after), 1)
 
     @property
@@ -478,7 +480,7 @@ def _error(code: str, now: datetime) -> WattfareError:
     if code == "auth":
         return WattfareAuthError("The secret key is not valid.")
     if code == "upstream":
-        return failed("The upstream failed (500).")
+        return upstream_failed("The upstream failed (500).")
     return make_error(code, _MESSAGES.get(code, "The service failed."))
 
 

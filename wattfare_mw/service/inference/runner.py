@@ -29,7 +29,7 @@ from ..ledger.clock import steady_seconds
 from ..ledger.store import LEASE_SECONDS, Store
 from ..models.credential import Credential, PayerKeys
 from ..models.provider import Job
-from ..models.upstream_answers import KeyRefusedError
+from ..models.upstream_errors import KeyRefusedError
 from ..records import (
     DETACHED_SECONDS,
     Account,

@@ -16,7 +16,8 @@ from ...errors import invalid_request
 from ...logs import describe, get_logger
 from ...offload import LARGE_BODY, in_thread
 from ..chat.price import Price
-from . import model_lists, output_limits, own_tools, upstream_answers
+from ..errors import upstream_failed
+from . import model_lists, output_limits, own_tools, upstream_json
 from .output_limits import ModelLimits
 from .own_prices import OwnPrices
 from .price_lists import Unpriced, published, read_prices
@@ -201,7 +202,7 @@ class Catalog:
         except (NoListError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if self._list is not None and self._list.body is not None:
                 # The upstream had a list before, so this is probably temporary.
-                raise upstream_answers.failed("The upstream has no list of models.") from None
+                raise upstream_failed("The upstream has no list of models.") from None
         log.warning("the upstream has no list of models: published prices are used")
         return _List(self._clock(), None, {})
 
@@ -209,6 +210,6 @@ class Catalog:
 def _read_list(
     body: bytes,
 ) -> tuple[bytes, dict[str, Price | Unpriced], dict[str, ModelLimits]]:
-    upstream_answers.check_size(body)
+    upstream_json.check_size(body)
     body = model_lists.normalized(body)
     return body, read_prices(body), output_limits.read_limits(body)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from ... import money
-from . import upstream_answers
+from . import upstream_json
 
 #: The header that names the generation.
 _HEADER = "x-generation-id"
@@ -57,7 +57,7 @@ def cost(record: bytes) -> int | None:
     fills this field for other generations, but there ``total_cost`` includes it.
     """
     try:
-        answer = upstream_answers.decode(record)
+        answer = upstream_json.decode(record)
     except ValueError:
         return None
     fields = _fields(_fields(answer).get("data"))

@@ -9,7 +9,8 @@ import msgspec
 from ...calls import USER_AGENT
 from ...errors import WattfareError, WattfareNetworkError
 from ...transport import AsyncHTTPResponse, AsyncTransport, HTTPRequest, async_transport
-from . import upstream_answers
+from ..errors import upstream_failed
+from . import upstream_errors
 from .catalog import NoListError
 from .credential import Credential
 
@@ -90,8 +91,8 @@ class UpstreamHTTP:
             finally:
                 await answer.close()
         except WattfareNetworkError as error:
-            raise upstream_answers.unreachable(error) from error.__cause__
-        failure = upstream_answers.failure(answer.status, text, answer.headers, credential)
+            raise upstream_errors.unreachable(error) from error.__cause__
+        failure = upstream_errors.failure(answer.status, text, answer.headers, credential)
         return Refusal(answer.status, text, failure)
 
     async def ask(
@@ -122,11 +123,11 @@ class UpstreamHTTP:
                 try:
                     return await answer.read(most)
                 except WattfareNetworkError as error:
-                    raise upstream_answers.unreachable(error) from error.__cause__
+                    raise upstream_errors.unreachable(error) from error.__cause__
                 finally:
                     await answer.close()
         except TimeoutError:
-            raise upstream_answers.failed("The upstream takes too long to answer.") from None
+            raise upstream_failed("The upstream takes too long to answer.") from None
 
     async def list_models(self, credential: Credential | None = None) -> bytes:
         """The list of models as received.
@@ -138,7 +139,7 @@ class UpstreamHTTP:
         answer = await self.ask("GET", "/models", MAX_LIST_BYTES, credential=credential)
         if not isinstance(answer, Refusal):
             return answer
-        if upstream_answers.is_no_list(answer.status, answer.error):
+        if upstream_errors.is_no_list(answer.status, answer.error):
             raise NoListError from answer.error
         raise answer.error
 

@@ -22,9 +22,19 @@ from ..chat import prompt_bound
 from ..chat.meter import Meter, estimate_tokens
 from ..chat.price import MAX_RESERVATION
 from ..chat.request import ChatRequest
+from ..errors import upstream_failed
 from ..metrics import Metrics
 from ..records import Bounds
-from . import generations, limit_refusals, offers, thinking, upstream_answers, variants
+from . import (
+    generations,
+    limit_refusals,
+    offers,
+    thinking,
+    upstream_answers,
+    upstream_errors,
+    upstream_json,
+    variants,
+)
 from .credential import Credential
 from .offers import Offer
 from .output_limits import names_for
@@ -196,7 +206,7 @@ class UpstreamJob:
         encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             # The request asked for an uncompressed answer. A compressed one cannot be metered.
-            raise upstream_answers.failed(
+            raise upstream_failed(
                 "The upstream compressed its answer, although the request refused that."
             )
         kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -303,9 +313,9 @@ class UpstreamJob:
                 else:
                     events = self._metered(block)
             except WattfareNetworkError as error:
-                raise upstream_answers.unreachable(error) from error.__cause__
+                raise upstream_errors.unreachable(error) from error.__cause__
             except sse.EventTooLargeError:
-                raise upstream_answers.failed("The upstream's answer did not end.") from None
+                raise upstream_failed("The upstream's answer did not end.") from None
             if self._done:
                 # Events before the end need not wait for the settlement.
                 start = sse.last_event(events)
@@ -325,7 +335,7 @@ class UpstreamJob:
         if not self._body_ended and self._finishes.all_of(self._request.n):
             block += sse.write(sse.DONE)
         elif not block:
-            raise upstream_answers.failed("The upstream's answer broke off.")
+            raise upstream_failed("The upstream's answer broke off.")
         self._body_ended = True
         return block
 
@@ -438,7 +448,7 @@ class UpstreamJob:
             WattfareError: ``upstream``; the event is an error.
         """
         if event.type == "error":
-            raise upstream_answers.error_event(event.data, self._credential)
+            raise upstream_errors.error_event(event.data, self._credential)
         if sse.is_ping(event) and _decoded(event.data) is None:
             return []
         return _apart(event.data)
@@ -449,7 +459,7 @@ class UpstreamJob:
         Raises:
             WattfareError: ``upstream``; it is an error.
         """
-        error = upstream_answers.error_without_data(raw, self._credential)
+        error = upstream_errors.error_without_data(raw, self._credential)
         if error is not None:
             raise error
         self._comments += 1
@@ -461,7 +471,7 @@ class UpstreamJob:
         if not data.startswith(b"{") and sse.is_done(data):
             if not self._answered:
                 self.meter.empty()
-                raise upstream_answers.failed("The upstream did not answer with a completion.")
+                raise upstream_failed("The upstream did not answer with a completion.")
             self._done = self.meter.generated = True
             return data
         if self._unnamed:
@@ -522,17 +532,17 @@ class UpstreamJob:
         try:
             return await self._answer.read(most)
         except WattfareNetworkError as error:
-            raise upstream_answers.unreachable(error) from error.__cause__
+            raise upstream_errors.unreachable(error) from error.__cause__
 
     async def _wrong_kind(self) -> WattfareError:
         assert self._answer is not None
         if self._request.stream:
             text = await self._read(MAX_ERROR_BYTES)
-            error = upstream_answers.error_of(_decoded(text), self._credential)
+            error = upstream_errors.error_of(_decoded(text), self._credential)
             if error is not None:
                 return error
         wanted = "an event stream" if self._request.stream else "JSON"
-        return upstream_answers.failed(f"The upstream did not answer with {wanted}.")
+        return upstream_failed(f"The upstream did not answer with {wanted}.")
 
 
 def _is_large(block: bytes) -> bool:
@@ -561,6 +571,6 @@ _decode_model = msgspec.json.Decoder(_Answered).decode
 
 def _decoded(text: bytes) -> Any:
     try:
-        return upstream_answers.decode(text)
+        return upstream_json.decode(text)
     except ValueError:
         return None
