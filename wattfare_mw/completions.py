@@ -11,7 +11,7 @@ import msgspec
 
 from . import money, sse
 from .errors import WattfareError, error_from_answer, wire_error
-from .types import TokenUsage, decode, decode_raw, exact
+from .types import TokenUsage, decode, decode_raw, exact, fields_of
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -202,7 +202,7 @@ def read_completion(status: int, body: bytes) -> Completion:
         raise not_the_protocol(status, "a chat completion", error) from None
     reported = metering(body)
     choice = choices[0]
-    message = _object(choice.get("message"))
+    message = fields_of(choice.get("message"))
     calls = ToolCalls()
     for part in _parts(message):
         calls.add(part)
@@ -219,10 +219,6 @@ def read_completion(status: int, body: bytes) -> Completion:
 
 
 # -- one field at a time, so that an unexpected value does not affect the others
-
-
-def _object(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
@@ -357,7 +353,7 @@ class ToolCalls:
 
     def add(self, part: dict[str, Any]) -> None:
         """Add one item of ``tool_calls``: a whole call or a part."""
-        function = _object(part.get("function"))
+        function = fields_of(part.get("function"))
         index, id_ = _index(part.get("index")), _name(part.get("id"))
         if id_ == "null":  # Mistral's default
             id_ = None
@@ -492,7 +488,7 @@ class StreamReader:
             index = choice.get("index")
             if index and _index(index):
                 continue  # only the first choice has attributes; all choices are in `raw`
-            delta = _object(choice.get("delta"))
+            delta = fields_of(choice.get("delta"))
             text += _text(delta)
             if "tool_calls" in delta:
                 for part in _parts(delta):

@@ -255,6 +255,11 @@ def _malformed(error: Exception) -> msgspec.DecodeError:
     return msgspec.DecodeError(f"JSON is malformed: {type(error).__name__}")
 
 
+def fields_of(value: object) -> dict[str, Any]:
+    """The fields of a decoded JSON object. Any other value has none."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def _encode_other(value: Any) -> Any:
     if isinstance(value, Decimal):  # msgspec does not accept a subclass of Decimal
         return Decimal(value)

@@ -6,7 +6,7 @@ import json
 from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jwt
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +17,7 @@ from ..errors import WattfareError, wire_error
 from ..headers import Headers
 from ..service.api.parameters import payer_in_headers
 from ..service.api.routes import COMPLETIONS
-from ..types import API_PREFIX, GRANT_HEADER
+from ..types import API_PREFIX, GRANT_HEADER, fields_of
 from .scripts import FailOn, Fault, Script
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Record:
             decoded: object = json.loads(bytes(self.body))
         except ValueError:
             decoded = None
-        fields = cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else {}
+        fields = fields_of(decoded)
         return RecordedCall(
             user=self.user,
             model=str(fields.pop("model", "")),

@@ -32,6 +32,7 @@ from typing import Any, Literal, NamedTuple, cast
 import msgspec
 
 from ...errors import invalid_request
+from ...types import fields_of
 from . import attachments, foreign_fields, kept_fields
 from .found import Found, Held, both
 
@@ -453,7 +454,7 @@ _OF_KNOWN_TYPE = _of_type(_CALLS, "it is not a tool call")
 def _tool_call(name: str, value: Any) -> Found | None:
     # Some libraries leave out the type, and some providers have their own types. If an app sends
     # back a call of Moonshot's own tool, Moonshot runs the tool again.
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    fields = fields_of(value)
     kind = fields.get("type")
     if isinstance(fields.get("function"), dict) and (kind is None or isinstance(kind, str)):
         found = _CALLS["function"](name, value)
@@ -605,7 +606,7 @@ _TYPED_TOOL = _of_type(
 
 
 def _tool(name: str, value: Any) -> Found | None:
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    fields = fields_of(value)
     if fields.get("type") is None and fields:
         if isinstance(fields.get("function"), dict) or isinstance(fields.get("name"), str):
             return _FUNCTION_TOOL(name, value)
@@ -637,7 +638,7 @@ _TYPED_CHOICE = _of_type(
 
 
 def _tool_choice(name: str, value: Any) -> Found | None:
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    fields = fields_of(value)
     if fields.get("type") is None and isinstance(fields.get("function"), dict):
         return _CHOSEN(name, value)
     return _TYPED_CHOICE(name, value)

@@ -19,6 +19,7 @@ import imagesize  # pyright: ignore[reportMissingTypeStubs]
 import msgspec
 
 from ...errors import WattfareError, invalid_request
+from ...types import fields_of
 from . import audio_length, prompt_bound
 from .families import Image
 
@@ -72,7 +73,7 @@ def are_possible(messages: list[dict[str, Any]]) -> bool:
 def pages_of_annotation(value: object) -> list[Any] | None:
     """The pages of a file that OpenRouter has read for an earlier answer. OpenRouter uses them
     instead of reading the file again."""
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    fields = fields_of(value)
     file = fields.get("file")
     pages = cast("dict[str, Any]", file).get("content") if isinstance(file, dict) else None
     return cast("list[Any]", pages) if isinstance(pages, list) else None
@@ -128,7 +129,7 @@ def _parts(found: _Found, name: str, parts: list[Any]) -> list[Any] | None:
     """The parts without the data of attachments; None if there are none."""
     plain: list[Any] | None = None
     for index, part in enumerate(parts):
-        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+        fields = fields_of(part)
         kind = fields.get("type")
         if not isinstance(kind, str) or kind not in _READERS:
             continue
@@ -166,7 +167,7 @@ class _Found:
     def source(self, name: str, part: dict[str, Any]) -> None:
         """An image or a document in Anthropic's format, or an image in the AI SDK's format."""
         source = part.get("source")
-        fields = cast("dict[str, Any]", source) if isinstance(source, dict) else {}
+        fields = fields_of(source)
         value = fields.get("data") or fields.get("url") or part.get("image")
         if part.get("type") == "image":
             self._picture(name, value, None, fields.get("media_type"))

@@ -11,7 +11,7 @@ import msgspec
 from ...errors import invalid_request
 from ...json_limits import check_structure
 from ...offload import LARGE_BODY
-from ...types import MAX_MODEL_CHARACTERS
+from ...types import MAX_MODEL_CHARACTERS, fields_of
 from . import allowed_fields, attachments
 from .allowed_fields import DEFAULT_POLICY, Policy
 from .attachments import Attachments
@@ -208,7 +208,7 @@ _UNREAD = frozenset(
 
 
 def _text_part(part: object) -> str:
-    fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+    fields = fields_of(part)
     text, kind = fields.get("text"), fields.get("type")
     if kind in _UNREAD:
         return ""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
 
+from ...types import fields_of
 from . import prompt_bound
 from .families import bare
 
@@ -91,7 +92,7 @@ def _content(encoding: str, content: object) -> int:
         return 0
     found = 0
     for part in cast("list[Any]", content):
-        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+        fields = fields_of(part)
         text = fields.get("text")
         if isinstance(text, str):
             found += count(encoding, text) + _rest(encoding, fields, "type", "text")

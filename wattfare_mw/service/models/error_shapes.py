@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import msgspec
 
+from ...types import fields_of
+
 #: The maximum depth of nested errors.
 _MOST_LEVELS = 8
 #: The maximum length of a message, in characters.
@@ -270,16 +272,15 @@ def _retry_after(fields: dict[str, Any]) -> float | None:
         found = _DELAY.fullmatch(delay) if isinstance(delay, str) else None
         if found is not None:
             return float(found[1])
-    metadata = fields.get("metadata")
-    inner = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
-    for place in (fields, inner):
+    metadata = fields_of(fields.get("metadata"))
+    for place in (fields, metadata):
         for name in _DELAYS:
             seconds = place.get(name)
             if not isinstance(seconds, (int, Decimal)) or seconds is True:
                 continue
             if 0 < seconds <= _MOST_SECONDS:
                 return float(seconds)
-    return _until_reset(inner.get("headers"))
+    return _until_reset(metadata.get("headers"))
 
 
 def _until_reset(headers: object) -> float | None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from ... import money
+from ...types import fields_of
 from . import upstream_json
 
 #: The header that names the generation.
@@ -60,7 +61,7 @@ def cost(record: bytes) -> int | None:
         answer = upstream_json.decode(record)
     except ValueError:
         return None
-    fields = _fields(_fields(answer).get("data"))
+    fields = fields_of(fields_of(answer).get("data"))
     parts = [fields.get("total_cost")]
     if fields.get("is_byok") is True:
         parts.append(fields.get("upstream_inference_cost"))
@@ -69,7 +70,3 @@ def cost(record: bytes) -> int | None:
     except ValueError:
         return None
     return money.nanos_ceil(sum(amounts, Decimal(0)))
-
-
-def _fields(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

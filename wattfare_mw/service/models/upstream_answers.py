@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from ... import money
 from ...errors import WattfareError
-from ...types import encode
+from ...types import encode, fields_of
 from ..chat import usage as reported_usage
 from ..chat.meter import MAX_CHOICES, Meter
 from ..errors import upstream_failed
@@ -90,12 +90,12 @@ def read_completion(
             answer = decode_loosely(body)
         except ValueError:
             raise upstream_failed("The upstream did not answer with JSON.") from None
-    fields = _fields(answer)
+    fields = fields_of(answer)
     choices = _items(fields.get("choices"))
     generated = False
     for choice in choices:
         # Our own count, in case the upstream reports none.
-        generated |= _count(_fields(choice).get("message"), meter)
+        generated |= _count(fields_of(choice).get("message"), meter)
     error = error_of(answer, credential) or _failure_of_all(fields, choices, credential)
     _add_usage(fields, meter, generated=generated or error is None)
     if error is not None:
@@ -105,7 +105,7 @@ def read_completion(
     meter.generated = meter.complete = True
     if not strict:
         body = encode(fields)
-    elif _has_billed_cost(_fields(fields.get("usage")), meter):
+    elif _has_billed_cost(fields_of(fields.get("usage")), meter):
         return credential.redactor.answer(body)  # nothing changes
     return credential.redactor.answer(with_cost(body, meter))
 
@@ -129,7 +129,7 @@ def with_cost(data: bytes, meter: Meter) -> bytes:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         fields = {name: msgspec.Raw(encode(value)) for name, value in decode(data).items()}
     try:
-        usage = _fields(decode_strictly(bytes(fields.get("usage", b"null"))))
+        usage = fields_of(decode_strictly(bytes(fields.get("usage", b"null"))))
     except ValueError:
         usage = {}
     if _has_billed_cost(usage, meter):
@@ -149,7 +149,7 @@ def usage_chunk(like: bytes, meter: Meter) -> bytes:
     Args:
         like: another chunk of the same stream.
     """
-    fields = _fields(decode(like))
+    fields = fields_of(decode(like))
     same = {name: fields[name] for name in _SAME_IN_EACH_CHUNK if name in fields}
     return with_cost(encode({**same, "choices": []}), meter)
 
@@ -206,7 +206,7 @@ def _failure_of_all(
         )
     first: WattfareError | None = None
     for choice in choices:
-        failure = _failure_of(_fields(choice), credential)
+        failure = _failure_of(fields_of(choice), credential)
         if failure is None:
             return None
         first = first or failure
@@ -315,16 +315,16 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
         if error is not None:
             raise error
         return _IGNORED
-    fields = _fields(cast("object", chunk))
+    fields = fields_of(cast("object", chunk))
     choices = _items(fields.get("choices"))
     generated = False
     for choice in choices:
-        generated |= _count(_fields(choice).get("delta"), meter)
+        generated |= _count(fields_of(choice).get("delta"), meter)
         # Some upstreams end a stream with the whole message.
-        if not _fields(choice).get("delta") and not meter.generated:
-            generated |= _count(_fields(choice).get("message"), meter)
+        if not fields_of(choice).get("delta") and not meter.generated:
+            generated |= _count(fields_of(choice).get("message"), meter)
     error = error_of(fields, credential) or next(
-        (error for choice in choices if (error := _failure_of(_fields(choice), credential))), None
+        (error for choice in choices if (error := _failure_of(fields_of(choice), credential))), None
     )
     usage = _add_usage(fields, meter, generated=error is None or meter.generated)
     if error is not None:
@@ -375,7 +375,7 @@ _decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 
 def _count(made: object, meter: Meter) -> bool:
     """Count the output in a message, or in a piece of one. Returns True if there is any."""
-    fields = _fields(made)
+    fields = fields_of(made)
     content = fields.get("content")
     if content and isinstance(content, str) and fields.keys() <= _PLAIN:
         meter.count(1, content)
@@ -395,24 +395,19 @@ def _text_of(fields: dict[str, Any]) -> str:
     it encrypted."""
     thought = fields.get("reasoning") or fields.get("reasoning_content")
     texts = [fields.get("content"), fields.get("refusal"), thought]
-    for part in map(_fields, _items(fields.get("content"))):
+    for part in map(fields_of, _items(fields.get("content"))):
         texts += [part.get("text"), part.get("thinking")]
         # Mistral nests the text of its reasoning.
-        texts += [_fields(inner).get("text") for inner in _items(part.get("thinking"))]
+        texts += [fields_of(inner).get("text") for inner in _items(part.get("thinking"))]
     for call in (*_items(fields.get("tool_calls")), {"function": fields.get("function_call")}):
-        function = _fields(_fields(call).get("function"))
+        function = fields_of(fields_of(call).get("function"))
         arguments = function.get("arguments")
         if isinstance(arguments, dict):  # instead of JSON as text
             arguments = encode(cast("object", arguments)).decode()
         texts += [function.get("name"), arguments]
-        texts.append(_fields(_fields(call).get("custom")).get("input"))
+        texts.append(fields_of(fields_of(call).get("custom")).get("input"))
     return "".join(text for text in texts if isinstance(text, str))
 
 
 def _items(value: object) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
-
-
-def _fields(value: object) -> dict[str, Any]:
-    """A JSON object; an empty one for anything else."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
