@@ -26,7 +26,7 @@ ASK_SECONDS = 60.0
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An answer with another status than 200. ``text`` is its body, and ``error`` its meaning."""
+    """An answer whose status is not 200. ``text`` is its body, and ``error`` is its meaning."""
 
     status: int
     text: bytes

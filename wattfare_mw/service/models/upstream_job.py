@@ -96,7 +96,7 @@ class UpstreamJob:
     _lowerings = 0
     _spent = _done = _tallied = _answered = False
     _last = b"{}"  # the last chunk that has choices
-    _sent_cost: int | None = None  # the cost that was sent to the client
+    _sent_cost: int | None = None  # the cost that the client has received
     _beyond = 0  # the maximum tokens of the answers beyond their limit
 
     def __init__(
@@ -133,7 +133,7 @@ class UpstreamJob:
         self.bounds = self._all_bounds(request.n)
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
-        # Until the answer names its model.
+        # The price until the answer names its model.
         price = offers.dearest(self._bounds, request.n * most)
         self.meter = Meter(price, estimate, images=images)
         self.meter.bounded = hold is None and bool(self._bounds)
@@ -267,7 +267,7 @@ class UpstreamJob:
                 raise answer.error
 
     def _may_lower_to(self, most: int) -> bool:
-        """True if the limit may be lowered: if it is our own, and not the client's."""
+        """True if the limit may be lowered to this one. The client's own limit is never lowered."""
         request = self._request
         return (
             request.max_tokens is None
@@ -276,7 +276,7 @@ class UpstreamJob:
         )
 
     async def body(self) -> bytes:
-        """The answer as received, metered."""
+        """Read and meter the whole answer."""
         assert self._answer is not None
         answer = await self._read(self._context.max_answer_bytes)
         if self._unanswered:
@@ -291,7 +291,8 @@ class UpstreamJob:
         return body
 
     async def read_events(self) -> bytes:
-        """The events as received, without the usage event if only we asked for it."""
+        """Read and meter the next events. The usage event is left out if only the service asked for
+        it."""
         assert self._answer is not None
         while not self._spent:
             if self._failure is not None:
@@ -328,7 +329,7 @@ class UpstreamJob:
         )
 
     def _last_events(self) -> bytes:
-        """The events that are complete with the end of the body."""
+        """The rest of the stream after the end of its body, with ``[DONE]`` if all choices ended."""
         block = self._splitter.finish()
         for event in sse.events(block):
             self._finishes.record(event.data)
@@ -363,7 +364,7 @@ class UpstreamJob:
             )
 
     def _check_cost_is_known(self) -> None:
-        """The answer is complete. If its cost is unknown, remember the model."""
+        """Remember the model if the complete answer has no cost."""
         if not self.meter.is_known:
             self._context.models.found_no_cost(self._request.model)
 
@@ -396,14 +397,14 @@ class UpstreamJob:
             passed = self._passed_events(block)
         else:
             kept = self._kept(lines)
-            # Usually all of them, so the block is passed on unchanged.
+            # Usually, all events pass, and the block stays as it is.
             passed = block if kept is lines else b"".join(map(sse.write, kept))
         if self._done or self._spent:
             self._tally()
         return self._credential.redactor.answer(passed)
 
     def _kept(self, lines: list[bytes]) -> list[bytes]:
-        """Meter these events. Returns those for the client: the same list if it is all of them."""
+        """Meter these events. Returns those for the client: the same list if nothing changes."""
         kept: list[bytes] = []
         same = True
         for data in lines:
@@ -454,7 +455,7 @@ class UpstreamJob:
         return _apart(event.data)
 
     def _comment(self, raw: bytes) -> bytes:
-        """The part of a block without an event that is passed on.
+        """The part for the client of a block without events.
 
         Raises:
             WattfareError: ``upstream``; it is an error.
@@ -466,7 +467,8 @@ class UpstreamJob:
         return raw if self._comments <= MAX_COMMENTS and len(raw) <= MAX_COMMENT_BYTES else b""
 
     def _passed(self, data: bytes) -> bytes | None:
-        """Meter an event. Returns the part for the client: the same object if it is all of it."""
+        """Meter an event. Returns the event for the client: the same object if nothing changes, or
+        None if the client does not get it."""
         self._comments = 0
         if not data.startswith(b"{") and sse.is_done(data):
             if not self._answered:
@@ -479,7 +481,7 @@ class UpstreamJob:
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
-        if read is upstream_answers.TEXT and not self.meter.spent:  # most chunks: a short way
+        if read is upstream_answers.TEXT and not self.meter.spent:  # most chunks
             self._answered = True
             self._last = data
             return data
@@ -554,7 +556,8 @@ def _is_large(block: bytes) -> bool:
 
 
 def _apart(data: bytes) -> list[bytes]:
-    """The events in this one. Some upstreams leave out the empty line between two events."""
+    """Split the data of an event if each of its lines is an event. Some upstreams leave out the
+    empty line between two events."""
     lines = data.split(b"\n")
     if len(lines) == 1 or _decoded(data) is not None:
         return [data]
