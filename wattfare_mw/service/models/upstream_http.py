@@ -26,7 +26,7 @@ ASK_SECONDS = 60.0
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An answer whose status is not 200. ``text`` is its body, and ``error`` is its meaning."""
+    """An answer whose status is not 200. ``text`` is its body, and ``error`` is what it means."""
 
     status: int
     text: bytes

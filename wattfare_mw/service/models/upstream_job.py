@@ -51,8 +51,8 @@ MANY_LINES = 4000
 #: send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
-#: How often the service lowers its own token limit for a call: to the model's maximum, and to the
-#: rest of the context window after the prompt.
+#: How many times at most the service lowers its own token limit for a call: to the model's
+#: maximum, and to the rest of the context window after the prompt.
 MAX_LOWERINGS = 2
 
 
@@ -133,7 +133,7 @@ class UpstreamJob:
         self.bounds = self._all_bounds(request.n)
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
-        # The price until the answer names its model.
+        # This price applies until the answer names its model.
         price = offers.dearest(self._bounds, request.n * most)
         self.meter = Meter(price, estimate, images=images)
         self.meter.bounded = hold is None and bool(self._bounds)
@@ -379,7 +379,7 @@ class UpstreamJob:
             body.pop("stream_options", None)
         routed = True in [offer.variant.routed for offer in self._offers]
         if (body.get("provider") or routed) and self._bounds:
-            # No provider that it is routed to may cost more than was reserved.
+            # A gateway must not choose a provider that costs more than was reserved.
             provider: dict[str, Any] = body.get("provider") or {}
             price = offers.max_price(self._bounds, provider.get("max_price"))
             body["provider"] = {**provider, "max_price": price}
@@ -397,7 +397,7 @@ class UpstreamJob:
             passed = self._passed_events(block)
         else:
             kept = self._kept(lines)
-            # Usually, all events pass, and the block stays as it is.
+            # Usually, the client gets all events, so the block is passed on unchanged.
             passed = block if kept is lines else b"".join(map(sse.write, kept))
         if self._done or self._spent:
             self._tally()
@@ -481,7 +481,7 @@ class UpstreamJob:
         if self._unanswered:
             self._find_model(data)
         read = upstream_answers.read_chunk(data, self.meter, self._credential)
-        if read is upstream_answers.TEXT and not self.meter.spent:  # most chunks
+        if read is upstream_answers.TEXT and not self.meter.spent:  # a shortcut for most chunks
             self._answered = True
             self._last = data
             return data

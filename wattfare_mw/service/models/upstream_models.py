@@ -129,7 +129,7 @@ class UpstreamModels:
                 f"`model` {model!r} is not allowed, because the service cannot see the fields of a"
                 " preset."
             )
-        # The model before it counts if the preset names none.
+        # If the preset names no model, the model before it counts.
         model = model.partition(PRESET)[0]
         return await self._catalog.price(model) if model else None
 
