@@ -203,7 +203,7 @@ def test_table_of_providers_matches_the_code() -> None:
     for each in PROVIDERS:
         found = [f"`{'*' if host[0] == '.' else ''}{host}`" for host in each.hosts]
         found += [f"port {port}" for port in each.ports]
-        facts = (each.stops_on_hang_up, each.names_cost, each.cached_in_prompt)
+        facts = (each.stops_on_hang_up, each.reports_cost, each.cached_in_prompt)
         cells = [f"`{each.name}`", ", ".join(found) or "any other URL", *map(yes, facts)]
         row = f"| {' | '.join(cells)} | `{each.limit_name}` |"
         assert row in rows, row

@@ -84,16 +84,16 @@ class Model:
     """A script of the fake upstream.
 
     Attributes:
-        names_cost: True if its usage has the cost, as OpenRouter's does.
+        reports_cost: True if its usage has the cost, as OpenRouter's does.
     """
 
     def __init__(self) -> None:
-        self.names_cost = True
+        self.reports_cost = True
 
     def __call__(self, exchange: Exchange) -> None:
         """Answers as one JSON object or as a stream."""
         request = exchange.json
-        usage = {**USAGE, "cost": float(NAMED)} if self.names_cost else USAGE
+        usage = {**USAGE, "cost": float(NAMED)} if self.reports_cost else USAGE
         message, finish = reply(request)
         if not request.get("stream"):
             answer = completion_of("", model=MODEL, provider="OpenAI", usage=usage)

@@ -70,7 +70,7 @@ def check_cost(world: World, library: Library) -> str:
     """Checks the cost in JSON and in a stream, whether or not the upstream reports it."""
     world.connect()
     driver = world.driver(library)
-    for world.model.names_cost, cost in ((True, NAMED), (False, PRICED)):
+    for world.model.reports_cost, cost in ((True, NAMED), (False, PRICED)):
         for verb in ("ask", "stream"):
             before = world.spent()
             shown = getattr(driver, verb)().cost

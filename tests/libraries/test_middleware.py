@@ -17,14 +17,14 @@ LIBRARIES = [library for library in selected() if library.through != "service"]
 
 
 @pytest.mark.parametrize("verb", ["ask", "stream"])
-@pytest.mark.parametrize(("names_cost", "cost"), [(True, NAMED), (False, PRICED)])
+@pytest.mark.parametrize(("reports_cost", "cost"), [(True, NAMED), (False, PRICED)])
 @pytest.mark.parametrize("framework", ["starlette", "flask"])
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
 def test_on_usage_gets_the_cost_that_the_library_reads(
-    library: Library, framework: str, names_cost: bool, cost: Decimal, verb: str, world: World
+    library: Library, framework: str, reports_cost: bool, cost: Decimal, verb: str, world: World
 ) -> None:
     world.connect()
-    world.model.names_cost = names_cost
+    world.model.reports_cost = reports_cost
     answer = getattr(world.driver(library, framework), verb)()
     eventually(lambda: world.bills)
     ((user, model, usage, cost_usd),) = world.bills
@@ -34,15 +34,15 @@ def test_on_usage_gets_the_cost_that_the_library_reads(
     assert answer.cost == cost_usd == cost == world.spent()
 
 
-@pytest.mark.parametrize(("names_cost", "cost"), [(True, NAMED), (False, PRICED)])
+@pytest.mark.parametrize(("reports_cost", "cost"), [(True, NAMED), (False, PRICED)])
 @pytest.mark.parametrize(
     "library", [each for each in LIBRARIES if each.name == "openai"], ids=lambda each: each.name
 )
 def test_stream_that_requests_its_usage_as_openrouter_does(
-    library: Library, names_cost: bool, cost: Decimal, world: World
+    library: Library, reports_cost: bool, cost: Decimal, world: World
 ) -> None:
     world.connect()
-    world.model.names_cost = names_cost
+    world.model.reports_cost = reports_cost
     chunks = world.driver(library).create(
         model=MODEL,
         messages=says("What is the weather in Paris?"),

@@ -21,4 +21,4 @@ def test_service_and_page_agree_on_each_provider() -> None:
     for provider in PROVIDERS:
         name = "azure" if provider.name == "Azure OpenAI" else provider.name.lower()
         facts = BY_NAME[name.replace(" ", "-")]
-        assert facts.names_cost == provider.cost.startswith("yes"), provider.name
+        assert facts.reports_cost == provider.cost.startswith("yes"), provider.name

@@ -93,7 +93,7 @@ def test_features_that_only_some_providers_have() -> None:
         return {provider.name for provider in PROVIDERS if getattr(provider, field)}
 
     assert those("generation_record") == {"openrouter"}
-    assert those("names_cost") == {"openrouter", "xai", "perplexity", "deepinfra"}
+    assert those("reports_cost") == {"openrouter", "xai", "perplexity", "deepinfra"}
     assert {p.name for p in PROVIDERS} - those("sends_done") == {"perplexity"}
     assert {p.name for p in PROVIDERS} - those("cached_in_prompt") == {"anthropic"}
     assert {"groq", "google", "mistral", "perplexity"}.isdisjoint(those("stops_on_hang_up"))

@@ -94,7 +94,7 @@ def test_upstream_without_costs_is_called_once(
             assert app.chat(user="u2", model="fake/router", stream=stream).status_code == 200
             assert app.chat(user="u2", model="fake/model", stream=stream).status_code == 200
         service.stop()
-        (line,) = [line for line in service.log if "names no cost" in line]
+        (line,) = [line for line in service.log if "reports no cost" in line]
         assert "ERROR" in line
         assert PRICE in line
         assert "fake/unpriced" in line

@@ -143,7 +143,7 @@ def longest(found: Sequence[Bound]) -> int:
     return max(each.prompt.prompt for each in found)
 
 
-def dearest(found: Sequence[Bound], most: int) -> Price | None:
+def most_expensive(found: Sequence[Bound], most: int) -> Price | None:
     """The price of the most expensive model, with this many tokens of the answer."""
     if len(found) == 1:
         return found[0].price

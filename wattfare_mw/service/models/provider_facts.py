@@ -32,7 +32,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         ports: the port of a server on a local machine.
         stops_on_hang_up: True if it stops generating and charging when a stream is closed.
         sends_done: True if a stream ends with ``[DONE]``.
-        names_cost: True if the usage in its answers has the cost of the call.
+        reports_cost: True if the usage in its answers has the cost of the call.
         generation_record: True if it reports the true cost of a call on request, after the call.
         cached_in_prompt: True if the prompt tokens include those that were read from the cache.
         limit_name: the field that limits how much each of its models generates.
@@ -52,7 +52,7 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[int, ...] = ()
     stops_on_hang_up: bool
     sends_done: bool = True
-    names_cost: bool = False
+    reports_cost: bool = False
     generation_record: bool = False
     cached_in_prompt: bool = True
     limit_name: LimitName = "max_tokens"
@@ -86,7 +86,7 @@ PROVIDERS = (
         name="openrouter",
         hosts=("openrouter.ai", ".openrouter.ai"),
         stops_on_hang_up=True,
-        names_cost=True,
+        reports_cost=True,
         generation_record=True,
         variants=True,
         key_path="/key",
@@ -131,7 +131,7 @@ PROVIDERS = (
         name="xai",
         hosts=("api.x.ai", ".api.x.ai"),
         stops_on_hang_up=True,
-        names_cost=True,
+        reports_cost=True,
         limit_name="max_completion_tokens",
     ),
     # The OpenRouter list: does not stop. `max_tokens` is deprecated: groq/groq-python#175. Cached
@@ -171,7 +171,7 @@ PROVIDERS = (
         hosts=("api.perplexity.ai",),
         stops_on_hang_up=False,
         sends_done=False,
-        names_cost=True,
+        reports_cost=True,
     ),
     # The OpenRouter list: stops.
     ProviderFacts(
@@ -234,7 +234,7 @@ PROVIDERS = (
         name="deepinfra",
         hosts=("api.deepinfra.com",),
         stops_on_hang_up=True,
-        names_cost=True,
+        reports_cost=True,
         published_prices=False,
     ),
     # The effect of a hang-up is not documented. The hosts of workspaces: "Workspace URL" in its

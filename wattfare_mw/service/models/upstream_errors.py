@@ -71,7 +71,7 @@ def _parsed(body: bytes) -> error_shapes.ParsedError:
         return error_shapes.in_text(body)
 
 
-def is_no_list(status: int, failure: WattfareError) -> bool:
+def means_no_list(status: int, failure: WattfareError) -> bool:
     """True if this failure means that the upstream has no list of models, or none for this key. Any
     other failure may be temporary."""
     about_account = isinstance(failure, AccountRefusedError)

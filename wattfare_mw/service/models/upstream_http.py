@@ -139,7 +139,7 @@ class UpstreamHTTP:
         answer = await self.ask("GET", "/models", MAX_LIST_BYTES, credential=credential)
         if not isinstance(answer, Refusal):
             return answer
-        if upstream_errors.is_no_list(answer.status, answer.error):
+        if upstream_errors.means_no_list(answer.status, answer.error):
             raise NoListError from answer.error
         raise answer.error
 

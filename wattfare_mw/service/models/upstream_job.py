@@ -134,7 +134,7 @@ class UpstreamJob:
         if self.bounds.most > MAX_RESERVATION:
             raise invalid_request("This call could cost more than any budget: lower max_tokens.")
         # This price applies until the answer names its model.
-        price = offers.dearest(self._bounds, request.n * most)
+        price = offers.most_expensive(self._bounds, request.n * most)
         self.meter = Meter(price, estimate, images=images)
         self.meter.bounded = hold is None and bool(self._bounds)
         self._unanswered = len(models) > 1
@@ -329,7 +329,8 @@ class UpstreamJob:
         )
 
     def _last_events(self) -> bytes:
-        """The rest of the stream after the end of its body, with ``[DONE]`` if all choices ended."""
+        """The rest of the stream after the end of its body, with ``[DONE]`` if all choices have
+        ended."""
         block = self._splitter.finish()
         for event in sse.events(block):
             self._finishes.record(event.data)

@@ -92,7 +92,7 @@ class UpstreamModels:
             del self._without_cost[next(iter(self._without_cost))]
         self._without_cost[model] = None
         log.error(
-            "the upstream names no cost for model=%r, which has no price. Its calls are refused "
+            "the upstream reports no cost for model=%r, which has no price. Its calls are refused "
             "from now on. Set a price with --price 'MODEL=IN/OUT'",
             model,
         )
@@ -135,8 +135,10 @@ class UpstreamModels:
 
     def _may_be_unpriced(self, model: str) -> bool:
         # An unknown upstream with presets is a gateway to OpenRouter, which reports each cost.
-        names_cost = self.provider.names_cost or (self.provider is OTHER and _names_preset(model))
-        allowed = self._allow_unpriced or (self._hold is not None and names_cost)
+        reports_cost = self.provider.reports_cost or (
+            self.provider is OTHER and _names_preset(model)
+        )
+        allowed = self._allow_unpriced or (self._hold is not None and reports_cost)
         return allowed and model not in self._without_cost
 
     def _unpriced(self, model: str) -> WattfareError:
@@ -145,8 +147,8 @@ class UpstreamModels:
             "The operator of the service can set a price with --price 'MODEL=IN/OUT', in USD per "
             "million tokens."
         )
-        may_name_cost = self.provider.names_cost or self.provider is OTHER
-        if may_name_cost and not self._allow_unpriced:
+        may_report_cost = self.provider.reports_cost or self.provider is OTHER
+        if may_report_cost and not self._allow_unpriced:
             words += " If the upstream reports the cost of each call, use --allow-unpriced instead."
         return invalid_request(words)
 
