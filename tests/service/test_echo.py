@@ -220,7 +220,7 @@ def test_sigterm_during_a_stream_ends_it_with_an_error(tmp_path, stop: str) -> N
                     }
                 ]
             },
-            "type `text` only",
+            "only parts of type `text`",
         ),
         ({"max_tokens": 0}, "`max_tokens`"),
         ({"max_tokens": -2}, "`max_tokens`"),
