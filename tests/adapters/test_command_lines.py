@@ -31,17 +31,23 @@ from wattfare_mw import WattfareMiddleware
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
-#: The command, and the example that is saved as app.py in its folder.
+#: The command, and the example that is saved as app.py in its folder. `make test` tries one of each
+#: framework.
 COMMANDS = [
     ("flask run --port {port}", "flask_app"),
-    ("flask --debug run --port {port}", "flask_factory"),
-    ("gunicorn --bind 127.0.0.1:{port} --threads 2 app:create_app()", "flask_factory"),
-    ("gunicorn --bind 127.0.0.1:{port} app:app", "plain_wsgi"),
     ("fastapi dev --port {port}", "fastapi_app"),
-    ("fastapi run --port {port} app.py", "fastapi_app"),
     ("litestar run --port {port}", "litestar_app"),
-    ("uvicorn --port {port} app:app", "starlette_app"),
-    ("uvicorn --port {port} app:app", "plain_asgi"),
+    *(
+        pytest.param(*command, marks=pytest.mark.long)
+        for command in (
+            ("flask --debug run --port {port}", "flask_factory"),
+            ("gunicorn --bind 127.0.0.1:{port} --threads 2 app:create_app()", "flask_factory"),
+            ("gunicorn --bind 127.0.0.1:{port} app:app", "plain_wsgi"),
+            ("fastapi run --port {port} app.py", "fastapi_app"),
+            ("uvicorn --port {port} app:app", "starlette_app"),
+            ("uvicorn --port {port} app:app", "plain_asgi"),
+        )
+    ),
 ]
 
 

@@ -172,6 +172,7 @@ def test_tests_of_a_project_pass(recipe: Any) -> None:
     assert (result.testsRun, result.failures, result.errors) == (2, [], [])
 
 
+@pytest.mark.long
 def test_manage_py_test_passes(tmp_path: Path) -> None:
     """A key that is invalid everywhere passes the checks. The tests use their own service."""
     recipes = str(EXAMPLES / "django_recipes")
