@@ -21,8 +21,12 @@ _forks.set_forkserver_preload(
     [
         # The tokenizer takes 0.7 s of CPU time, and the table of prices 0.2 s.
         "bpe_openai",
+        "certifi",
+        "encodings.idna",
+        "genai_prices.data",
         "genai_prices.data_snapshot",
         "uvicorn.lifespan.on",
+        "uvicorn.loops.auto",
         "uvicorn.loops.uvloop",
         "uvicorn.protocols.http.h11_impl",
         "wattfare_mw.cli.commands",
