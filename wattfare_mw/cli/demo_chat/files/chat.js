@@ -169,3 +169,5 @@ function busy(value) {
   halt.hidden = !value;
 }
 busy(false);
+// Before this script has run, the browser would send the form itself.
+document.querySelector("#send").disabled = false;
