@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +13,8 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.service import App, Service, run_service
+from support.patience import PATIENCE
+from support.service import App, Service, chat_body, run_service
 from support.upstream import Exchange, Upstream, chunk_of, completion_of, good, run_upstream
 
 from wattfare_mw.service.models import upstream_errors
@@ -220,6 +222,31 @@ def test_answer_hides_the_key(paying: tuple[App, Upstream], form: str) -> None:
         shown = everything_in(app, stream=stream)
         assert '"content": "one"' in shown
         assert not leaks(shown)
+
+
+@pytest.mark.parametrize("form", ["plain", "header", "base64"])
+def test_comment_of_a_stream_hides_the_key(paying: tuple[App, Upstream], form: str) -> None:
+    app, upstream = paying
+    arrived = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.chunk(f": slow down, {FORMS[form]}\n\n".encode())
+        assert arrived.wait(PATIENCE)  # the comment is not in one block with an event
+        exchange.word("one")
+        exchange.done()
+
+    upstream.script = script
+    shown = b""
+    body = chat_body(stream=True, **MODEL)
+    headers = app.paid_by("u1")
+    with app.http.stream("POST", "/chat/completions", json=body, headers=headers) as answer:
+        for piece in answer.iter_raw():
+            shown += piece
+            arrived.set()
+    assert b"slow down" in shown
+    assert b"[DONE]" in shown
+    assert not leaks(shown.decode())
 
 
 def test_moderation_error_keeps_its_code(paying: tuple[App, Upstream]) -> None:

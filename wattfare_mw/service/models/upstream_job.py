@@ -393,7 +393,7 @@ class UpstreamJob:
             event = self._passed(data)
             passed = block if event is data else b"" if event is None else sse.write(event)
         elif block.find(b"data") < 0:
-            return self._comment(block)  # however many lines it has
+            passed = self._comment(block)  # however many lines it has
         elif (lines := sse.data_lines(block)) is None:
             passed = self._passed_events(block)
         else:
