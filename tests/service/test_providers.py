@@ -94,7 +94,6 @@ def test_features_that_only_some_providers_have() -> None:
 
     assert those("generation_record") == {"openrouter"}
     assert those("reports_cost") == {"openrouter", "xai", "perplexity", "deepinfra"}
-    assert {p.name for p in PROVIDERS} - those("sends_done") == {"perplexity"}
     assert {p.name for p in PROVIDERS} - those("cached_in_prompt") == {"anthropic"}
     assert {"groq", "google", "mistral", "perplexity"}.isdisjoint(those("stops_on_hang_up"))
     assert {"openai", "azure", "anthropic", "other", "ollama"} <= those("stops_on_hang_up")

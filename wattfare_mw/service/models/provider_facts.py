@@ -31,7 +31,6 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
         hosts: the hosts of its base URLs; one that begins with a dot means all subdomains.
         ports: the port of a server on a local machine.
         stops_on_hang_up: True if it stops generating and charging when a stream is closed.
-        sends_done: True if a stream ends with ``[DONE]``.
         reports_cost: True if the usage in its answers has the cost of the call.
         generation_record: True if it reports the true cost of a call on request, after the call.
         cached_in_prompt: True if the prompt tokens include those that were read from the cache.
@@ -51,7 +50,6 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     stops_on_hang_up: bool
-    sends_done: bool = True
     reports_cost: bool = False
     generation_record: bool = False
     cached_in_prompt: bool = True
@@ -164,13 +162,12 @@ PROVIDERS = (
         hosts=("api.deepseek.com",),
         stops_on_hang_up=True,
     ),
-    # The OpenRouter list: does not stop. No `[DONE]`: perplexityai/api-discussion#209. `usage.cost`
-    # is an object with a `total_cost`: docs.perplexity.ai, chat completions.
+    # The OpenRouter list: does not stop. `usage.cost` is an object with a `total_cost`:
+    # docs.perplexity.ai, chat completions.
     ProviderFacts(
         name="perplexity",
         hosts=("api.perplexity.ai",),
         stops_on_hang_up=False,
-        sends_done=False,
         reports_cost=True,
     ),
     # The OpenRouter list: stops.

@@ -43,7 +43,7 @@ _decode_finished = msgspec.json.Decoder(_Finished).decode
 
 class Finishes:
     """Records which choices of a stream have ended. Some providers do not send ``[DONE]``: they
-    only end the body."""
+    only end the body. One is Perplexity: perplexityai/api-discussion#209."""
 
     def __init__(self) -> None:
         self._indexes: set[object] = set()
