@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from support.service import App, run_service
+from support.service import App, chat_body, run_service
 from support.upstream import Exchange, Upstream, good, run_upstream
 
+from wattfare_mw.errors import WattfareError
+from wattfare_mw.service.chat import request as chat_request
 from wattfare_mw.service.models import limit_refusals
 from wattfare_mw.service.models.output_limits import (
     MAX_REMEMBERED,
@@ -22,6 +25,7 @@ from wattfare_mw.service.models.output_limits import (
     read_limits,
 )
 from wattfare_mw.service.models.provider_facts import BY_NAME
+from wattfare_mw.service.models.upstream import Upstream as Provider
 
 PRICING = {"prompt": "0.000001", "completion": "0.000002"}
 BILL = Decimal("0.000011")  # of `good`
@@ -229,6 +233,36 @@ def test_refused_call_is_repeated_only_once(app: App, upstream: Upstream, model:
     upstream.calls.clear()
     app.chat(model=model)
     assert limits_sent(upstream) == [{"max_tokens": 8192}]
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "sent"),
+    [
+        # It ignores the other name, so the call would have no limit.
+        ("ollama", "llama3", ["max_tokens"]),
+        # The other name does not limit thinking, which the reservation does not include.
+        ("volcengine", "doubao-seed-1-6", ["max_completion_tokens"]),
+        ("dashscope", "qwen3.7-max", ["max_completion_tokens"]),
+        # The reservation includes thinking.
+        ("dashscope", "qwen3-32b", ["max_tokens", "max_completion_tokens"]),
+    ],
+)
+async def test_refused_call_is_not_repeated_without_its_limit(
+    upstream: Upstream, provider: str, model: str, sent: list[str]
+) -> None:
+    error = {"error": {"message": f"Invalid parameter: {sent[0]} must be at most 4096"}}
+    upstream.script = refuses(sent[0], error)
+    upstream.calls.clear()
+    known_upstream = Provider(upstream.url, provider=provider, prices={"?*": "1/2"})
+    body = json.dumps(chat_body(model=model, max_tokens=5000)).encode()
+    job = await known_upstream.prepare(chat_request.read(body), "r")
+    try:
+        with nullcontext() if len(sent) > 1 else pytest.raises(WattfareError, match="at most 4096"):
+            await job.start(job.bounds.most)
+    finally:
+        await job.close()
+        await known_upstream.close()
+    assert limits_sent(upstream) == [{name: 5000} for name in sent]
 
 
 def test_both_tries_share_one_reservation(app: App, upstream: Upstream, model: str) -> None:

@@ -225,6 +225,14 @@ def names_for(
     return given or (provider.limit_name,)
 
 
+def may_be_renamed(model: str, provider: ProviderFacts) -> bool:
+    """True if a refused limit may be sent again with the other name. False if the provider may
+    ignore the other name, or if the other name does not limit thinking."""
+    if provider.thinks_beyond_limit:
+        return not thinking.is_limited(model)
+    return not provider.one_limit_name
+
+
 class LearnedLimits:
     """The facts about each model that an upstream's refusals have shown. Only the latest models are
     kept."""

@@ -37,7 +37,7 @@ from . import (
 )
 from .credential import Credential
 from .offers import Offer
-from .output_limits import names_for
+from .output_limits import may_be_renamed, names_for
 from .provider_facts import LimitName
 from .upstream_http import MAX_ERROR_BYTES, Refusal, UpstreamHTTP
 from .upstream_models import UpstreamModels
@@ -222,7 +222,7 @@ class UpstreamJob:
     async def _send(self, request: ChatRequest) -> AsyncHTTPResponse:
         """Send the call, and again if the upstream refuses the limit or the field for the usage. A
         refusal costs nothing, and each try is within the same reservation."""
-        model = request.model
+        model, models = request.model, self._context.models
         name: LimitName | None = None
         most: int | None = None
         gave_usage = self._asks_usage
@@ -237,7 +237,7 @@ class UpstreamJob:
                 "POST", "/chat/completions", body, self._request_id, credential=self._credential
             )
             if not isinstance(answer, Refusal):
-                learned = self._context.models.learned
+                learned = models.learned
                 if name is not None:
                     learned.note_name(model, name)
                 if most is not None:
@@ -260,7 +260,7 @@ class UpstreamJob:
                 self._limit = said.most
                 if self.lowered is not None:
                     self.lowered = said.most
-            elif said.name is not None and name is None:
+            elif said.name and name is None and may_be_renamed(model, models.provider):
                 name = said.name
                 self._limit_names = (name,)
             else:
