@@ -35,7 +35,10 @@ async def job(upstream: Upstream, provider: str, **fields: Any) -> UpstreamJob:
         ("qwen3.7-plus", {"enable_thinking": True}, 10),  # as inexact as documented
         ("kimi-k2.5", {}, 10),
         ("glm-5.1", {}, 10),
-        ("MiniMax/MiniMax-M3", {}, 81_920),  # sold by another
+        # Sold by another. It always thinks, and has no budget for it.
+        ("MiniMax/MiniMax-M2.5", {}, 131_072),
+        ("MiniMax/MiniMax-M2.5", {"enable_thinking": False}, 131_072),
+        ("MiniMax/MiniMax-M2.5", {"thinking_budget": 500}, 131_072),
         ("qwen3.8-flash", {}, 262_144),
         ("qwen3.6-flash", {}, 131_072),
         ("qwen3.5-35b-a3b", {}, 81_920),

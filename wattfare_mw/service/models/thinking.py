@@ -3,8 +3,8 @@
 Almost all providers count thinking in the limit. At DashScope, ``max_tokens`` does not limit
 thinking. ``max_completion_tokens`` does, but only newer models have it. Sources, all in the
 documentation of Alibaba Cloud Model Studio: "OpenAI compatible - Chat" (``max_tokens``,
-``max_completion_tokens``, ``enable_thinking``, ``thinking_budget``), "Deep thinking", and "maximum
-chain-of-thought" on the pages of models.
+``max_completion_tokens``, ``enable_thinking``, ``thinking_budget``), "Deep thinking", "MiniMax",
+and "maximum chain-of-thought" on the pages of models.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ _IF_ASKED = re.compile(
     r"|.*-(?:instruct|coder)"
 )
 #: Models that think in any case.
-_ALWAYS = re.compile(r"qwq|qvq|deepseek-r|.*-thinking")
+_ALWAYS = re.compile(r"qwq|qvq|deepseek-r|minimax|.*-thinking")
+#: Models that ignore ``thinking_budget``.
+_WITHOUT_BUDGET = re.compile("minimax")
 #: The most tokens of thinking. The first row that fits counts.
 _MOST = (
     (re.compile(r"qwen(?:3\.(?:[7-9]|\d\d)|[4-9])"), 262_144),
-    (re.compile(r"qwen3\.6"), 131_072),
+    (re.compile(r"qwen3\.6|minimax"), 131_072),
     (re.compile(""), 81_920),
 )
 
@@ -55,5 +57,5 @@ def beyond_limit(model: str, body: Mapping[str, Any]) -> int:
     if off and _ALWAYS.match(name) is None:
         return 0
     most = next(tokens for pattern, tokens in _MOST if pattern.match(name))
-    budget = body.get("thinking_budget")
+    budget = None if _WITHOUT_BUDGET.match(name) else body.get("thinking_budget")
     return min(budget, most) if type(budget) is int and budget > 0 else most
