@@ -213,6 +213,27 @@ def test_text_beside_the_data_of_a_part_is_counted(part: dict[str, object]) -> N
     assert more - less > len("word " * 99)
 
 
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ({"type": "file", "file": {"file_data": "data:text/plain,x"}}, "filename"),
+        ({"type": "input_file", "file_data": "data:text/plain,x"}, "filename"),
+        ({"type": "document_url", "document_url": "https://a.example/a"}, "document_name"),
+    ],
+    ids=lambda each: each["type"] if isinstance(each, dict) else each,
+)
+def test_name_of_a_file_is_counted_once(part: dict[str, object], name: str) -> None:
+    def tokens(text: str) -> int:
+        inner = part.get("file")
+        nested = isinstance(inner, dict)
+        named = {**part, "file": {**inner, name: text}} if nested else {**part, name: text}
+        request = read(named)
+        assert request.attachments is not None
+        return prompt_bound.bound({"messages": request.text}) + request.attachments.text
+
+    assert tokens("n" * 100) - tokens("n") == 99
+
+
 def test_images_made_by_a_model_are_counted_when_sent_back() -> None:
     made = {"role": "assistant", "content": "x", "images": [image_part(data_url(png(64, 48)))]}
     body = chat_body(messages=[made, {"role": "user", "content": "again"}])

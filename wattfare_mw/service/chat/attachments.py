@@ -183,7 +183,7 @@ class _Found:
         inner = part.get("file")
         fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else part
         named = fields.get("filename")
-        if isinstance(named, str):
+        if fields is not part and isinstance(named, str):
             self._text(named.encode("utf-8", "surrogatepass"))
         self._file(name, fields.get("file_data") or fields.get("file_url"))
 
@@ -202,9 +202,6 @@ class _Found:
         """A document in Mistral's format."""
         value = part.get("document_url")
         url = cast("dict[str, Any]", value).get("url") if isinstance(value, dict) else value
-        named = part.get("document_name")
-        if isinstance(named, str):
-            self._text(named.encode("utf-8", "surrogatepass"))
         self._file(name, url)
 
     def video(self, name: str, part: dict[str, Any]) -> None:
