@@ -25,8 +25,8 @@ class AppCors:
     """What the app's own CORS middleware allows. An adapter creates it from the framework's
     settings.
 
-    A rule that allows every origin, such as ``*``, is ignored: these paths spend the money of the
-    user whose cookie the request has.
+    Settings that allow every origin, such as ``*``, are ignored completely: these paths spend the
+    money of the user whose cookie the request has.
 
     Args:
         is_allowed: returns True if the app's middleware allows this origin.
@@ -45,8 +45,8 @@ class AppCors:
         self.allows_all = any(map(is_allowed, _UNLISTED))
         if self.allows_all:
             logger.warning(
-                "The app's CORS settings allow every origin. Wattfare's paths ignore such a rule."
-                " List the origins that may call these paths, in the CORS settings or in"
+                "The app's CORS settings allow every origin, so Wattfare's paths ignore them."
+                " List only the origins that may call these paths, in the CORS settings or in"
                 " allowed_origins."
             )
 
