@@ -34,6 +34,7 @@ from wattfare_mw.service.api import rate_limits
 from wattfare_mw.service.api.rate_limits import Rate
 from wattfare_mw.service.ledger import schema
 from wattfare_mw.service.metrics import Metrics
+from wattfare_mw.service.models.output_limits import names_for
 from wattfare_mw.service.models.provider_facts import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +208,20 @@ def test_table_of_providers_matches_the_code() -> None:
         cells = [f"`{each.name}`", ", ".join(found) or "any other URL", *map(yes, facts)]
         row = f"| {' | '.join(cells)} | `{each.limit_name}` |"
         assert row in rows, row
+
+
+def test_table_of_limit_names_matches_the_code() -> None:
+    own = [f"`{each.name}`" for each in PROVIDERS if each.one_limit_name]
+    reasoning = [
+        f"`{each.name}`"
+        for each in PROVIDERS
+        if not (each.one_limit_name or each.thinks_beyond_limit)
+        and names_for("o3", ("max_tokens",), each, None) == ("max_completion_tokens",)
+    ]
+    text = (ROOT / "docs" / "models-and-prices.md").read_text()
+    assert f"\n| {', '.join(own)} | the name in the column" in text
+    *most, last = reasoning
+    assert f"\n| OpenAI's reasoning models at {', '.join(most)} or {last} |" in text
 
 
 def test_table_of_metrics_matches_the_code() -> None:
