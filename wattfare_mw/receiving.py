@@ -66,7 +66,7 @@ class BodyWait(IdleWait):
 
     def begin(self) -> None:
         """Start the timer of the body."""
-        # Its timer has a shorter limit, so the wait begins later.
+        # The timer fires WATCH_AFTER seconds after `since`, so set `since` to a time in the future.
         self.since = self.now() + BODY_SECONDS - WATCH_AFTER
 
     def received(self, size: int) -> None:

@@ -36,8 +36,8 @@ def render() -> str:
         "exception is the field `extra_body` of the table above.\n"
         f"- Names that begin with one of these prefixes: {_names(PREFIXES, '…')}.\n"
         f"- These names: {_names(NAMES)}.\n\n"
-        "The first two rules also apply to the keys of `metadata`, because LiteLLM reads these "
-        "keys.\n\n"
+        "In `metadata` and `trace`, the client chooses the keys. The first two rules also apply "
+        "there, because LiteLLM reads the keys of `metadata`. The third rule does not.\n\n"
     )
     return "".join(lines)
 

@@ -150,7 +150,7 @@ def test_state_is_used_up_before_the_exchange(router: FakeOpenRouter, browser: B
     wrong = callback.partition("&code=")[0] + "&code=wrong"
     answer = browser.get(wrong)
     assert answer.answer.status_code == 400
-    assert "OpenRouter did not accept the authorization code" in answer.text
+    assert "did not accept the authorization code. Connect OpenRouter again." in answer.text
     exchanges = len(router.exchanges)
     assert browser.get(callback).answer.status_code == 403
     assert len(router.exchanges) == exchanges

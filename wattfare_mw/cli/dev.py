@@ -256,7 +256,7 @@ class _JSONScreen:
         )
 
     def end(self) -> None:
-        """Print that the service has stopped."""
+        """Do nothing, because there is no JSON line for the end."""
 
     @staticmethod
     def _print(line: dict[str, Any]) -> None:

@@ -100,7 +100,8 @@ OTHER_REASON = LimitRefusal()
 def read(
     status: int, body: bytes, *, names: tuple[str, ...], limit: int, model: str
 ) -> LimitRefusal:
-    """Find out how to change the call after this refusal. None if it is not about the limit.
+    """Find out how to change the call after this refusal. :data:`OTHER_REASON` if it has another
+    reason.
 
     Args:
         names: the fields with which the limit was sent.
@@ -139,7 +140,7 @@ def _maximum(text: str, limit: int) -> int | None:
 
 
 def _is_exclusive(text: str, number: re.Match[str]) -> bool:
-    """True if the text first says that the limit is too high."""
+    """True if the text says that the limit must be below this number: "less than 4096"."""
     before = text[max(number.start() - 20, 0) : number.start()]
     after = text[number.end() : number.end() + 20]
     return _BELOW.search(before) is not None or _EXCLUSIVE.match(after) is not None

@@ -134,4 +134,6 @@ def limit_of(answer: bytes | None) -> int | None:
 
 
 def _refused() -> WattfareError:
-    return invalid_request("OpenRouter did not accept the authorization code. Connect it again.")
+    return invalid_request(
+        "OpenRouter did not accept the authorization code. Connect OpenRouter again."
+    )
