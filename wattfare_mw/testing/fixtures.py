@@ -63,10 +63,13 @@ def _set_environment(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Record if the test has passed. A test can run again, so its last run counts."""
+    """Record if the test and all its subtests have passed. A test can run again, so its last run
+    counts."""
     report = yield
-    if report.when != "teardown":
+    if report.when == "setup":  # a new run
         item.stash[_passed] = report.passed
+    elif not report.passed:
+        item.stash[_passed] = False
     return report
 
 
