@@ -265,7 +265,10 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
             try:
                 return self._runner.run(token_route.answer(request))
             except Exception as failure:
-                return respond_to_failure(failure, let_through=let_through)
+                response = respond_to_failure(failure, let_through=let_through)
+                if response is None:
+                    raise
+                return response
 
         return handler
 
@@ -334,7 +337,10 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
             try:
                 return await self._runner.run(token_route.answer(request))
             except Exception as failure:
-                return respond_to_failure(failure, let_through=let_through)
+                response = respond_to_failure(failure, let_through=let_through)
+                if response is None:
+                    raise
+                return response
 
         return handler
 

@@ -36,18 +36,14 @@ def refuse_other_methods(request: Request, *allowed: str) -> None:
 
 def respond_to_failure(
     failure: Exception, request_id: str | None = None, let_through: LetThrough = ()
-) -> Response:
+) -> Response | None:
     """Return the response to an exception, in its ``except`` block. A WattfareError becomes its
     JSON with its status. Any other exception becomes a 500 without details, and the log gets the
-    details.
-
-    Raises:
-        Exception: ``failure`` itself, if it is one of ``let_through``.
-    """
+    details. For one of ``let_through``, return None, and the caller raises it again."""
     if isinstance(failure, WattfareError):
         return respond_to_error(failure, request_id)
     if isinstance(failure, let_through):
-        raise failure
+        return None  # raised here, its traceback would refer to this frame, which refers to it
     if isinstance(failure, AppError):
         logger.exception("%s request_id=%s", failure, request_id)
     else:

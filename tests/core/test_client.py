@@ -29,6 +29,7 @@ from support.clients import (
     Driver,
     Kind,
     driving,
+    is_held_by_its_traceback,
     post,
 )
 from support.patience import PATIENCE
@@ -1153,6 +1154,15 @@ def test_error_of_the_app_is_hidden_and_logged(
     record = caplog.records[-1]
     assert (record.name, record.levelno) == ("wattfare_mw", logging.ERROR)
     assert record.exc_info is not None
+
+
+@FEWER
+def test_session_handler_raises_an_error_for_the_framework_unchanged(driver: Driver) -> None:
+    error = LookupError()
+    with pytest.raises(LookupError) as caught:
+        driver.handle(post(), resolver(error, False), let_through=(LookupError,))
+    assert caught.value is error
+    assert not is_held_by_its_traceback(error)
 
 
 @FEWER

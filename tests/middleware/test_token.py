@@ -9,10 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from support.clients import is_held_by_its_traceback
 from support.drivers import TOKEN
 from support.fake_wattfare import SECRET_KEY, SESSION
 
 from wattfare_mw import RequestLimit, SessionRequest, WattfareBudgetExceededError, WattfareError
+from wattfare_mw.middleware.base import Middleware
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"whatever", b"\xff" * 70_000])
@@ -122,6 +124,19 @@ def test_error_of_the_app_reveals_nothing(drive: Any, caplog: Any, error: Any) -
     # The log has the whole error, with its line.
     assert "hunter2" in caplog.text
     assert "in resolve_user" in caplog.text
+
+
+def test_error_for_the_framework_is_raised_unchanged(drive: Any, monkeypatch: Any) -> None:
+    class AppsError(Exception):
+        pass
+
+    def resolve_user(request: Any) -> str:
+        raise AppsError
+
+    monkeypatch.setattr(Middleware, "let_through", (AppsError,))
+    with pytest.raises(AppsError) as caught:
+        drive(resolve_user=resolve_user).request("POST", TOKEN)
+    assert not is_held_by_its_traceback(caught.value)
 
 
 def test_wattfare_error_of_the_app_is_forwarded(drive: Any) -> None:

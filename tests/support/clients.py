@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -251,3 +252,14 @@ def post(path: str = "/api/wattfare-token", **headers: str) -> Request:
     """A POST as a browser sends it from the app's own page."""
     fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
     return Request("POST", path, Headers(fields))
+
+
+def is_held_by_its_traceback(error: BaseException) -> bool:
+    """True if a frame of the package in an error's traceback has the error in a local variable.
+    Only the garbage collector would free them."""
+    return any(
+        error is value
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals["__name__"].startswith("wattfare_mw")
+        for value in frame.f_locals.values()
+    )

@@ -215,6 +215,8 @@ class Gate:
             reply = yield from flow
         except Exception as failure:
             reply = respond_to_failure(failure, request_id, self._let_through)
+            if reply is None:
+                raise
         headers = reply.headers
         if self._origins.any:
             headers.update(self._origins.headers(request))
