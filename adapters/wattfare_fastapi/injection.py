@@ -142,11 +142,17 @@ def injected(app: FastAPI, option: Any) -> Any:
 
 
 def dependency_of(option: Any) -> DependsParameter | None:
-    """The function of an option that is a dependency. None if it is not a dependency."""
+    """The function of an option that is a dependency. None if it is not a dependency.
+
+    Raises:
+        TypeError: the dependency has no function.
+    """
     if get_origin(option) is Annotated:  # the type of a parameter, such as an alias of the app
         found = [each for each in option.__metadata__ if isinstance(each, DependsParameter)]
-        option = found[-1] if found else option
+        option = found[-1] if found else Depends()
     if isinstance(option, DependsParameter):
+        if option.dependency is None:  # FastAPI would use the type of a parameter
+            raise TypeError("A dependency must have a function, such as Depends(current_user_id).")
         return option
     if not callable(option) or _takes_only_request(option):
         return None

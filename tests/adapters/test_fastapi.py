@@ -599,6 +599,12 @@ def test_started_app_is_refused(at_fake: dict[str, Any]) -> None:
         add_wattfare(app, resolve_user=account_id, **at_fake)
 
 
+@pytest.mark.parametrize("option", [Annotated[int, "id"], Annotated[int, Depends()], Depends()])
+def test_dependency_without_a_function_is_refused(option: Any, at_fake: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="must have a function"):
+        add_wattfare(FastAPI(), resolve_user=option, **at_fake)
+
+
 def test_missing_key_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATTFARE_SECRET_KEY", raising=False)
     with pytest.raises(WattfareAuthError, match="WATTFARE_SECRET_KEY"):
