@@ -233,7 +233,7 @@ def wattfare_error_handler(
 
 def _opt(csrf: CSRFConfig | None) -> dict[str, Any]:
     # Our routes have their own check against other sites, and their clients have no CSRF token. An
-    # app without a CSRFConfig may add a CSRFMiddleware itself, which uses the default key.
+    # app without a CSRFConfig may add a CSRFMiddleware itself, usually with the default key.
     return {(csrf or CSRFConfig("")).exclude_from_csrf_key: True}
 
 

@@ -146,7 +146,7 @@ class Gate:
         }
         for name, path in {**self.named_paths, "client_path": client_path}.items():
             if not isinstance(path, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"{name} must be a path such as '/budget', or None")
+                raise TypeError(f"{name} must be a path as a string, or None")
         models_path = None if inference_path is None else _models_path(inference_path)
         self.named_paths["models_path"] = models_path
         #: The methods and the flow of each of our paths.
