@@ -158,7 +158,7 @@ export function createWattfare({
   }
 
   function show(status, error) {
-    if (current?.connected && status && !status.connected) token.drop(); // a revoked token cannot connect
+    if (current?.connected && status && !status.connected) token.drop(); // it cannot connect again
     current = status ?? current;
     for (const watcher of watchers) watcher(status, error);
     return status;
@@ -258,8 +258,9 @@ export function createWattfare({
     }).finally(() => stop());
   }
 
-  // `closed` is true for an open window, too, if a page has a Cross-Origin-Opener-Policy. The service
-  // knows whether its page is open. A person who comes back to this page has left the window.
+  // `closed` is also true for an open window if a page has a Cross-Origin-Opener-Policy. The
+  // service knows whether its page is open. A person who comes back to this page has left the
+  // window.
   function watchPopup(flow, expiresAt, isLeft, gone) {
     let back, asked = 0, left = 0;
     const ask = () => isLeft().then((yes) => {
