@@ -47,7 +47,7 @@ test-fast: $(VENV)/test ## run the tests that need no server and no database
 # Half of its time goes to the session `lowest`, which runs what `make test` runs.
 test-long: $(VENV)/test $(TOOLS)/tools ## run longer tests, and tests with other versions of the dependencies
 	$(PYTEST) -m long $(PYTEST_ARGS)
-	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m fast $(PYTEST_ARGS)
+	WATTFARE_TEST_EXAMPLES=10 $(PYTEST) -m "fast and hypothesis" $(PYTEST_ARGS)
 	WATTFARE_TEST_EXAMPLES=10 WATTFARE_TEST_KILLS=100 WATTFARE_TEST_STREAMS=500 $(PYTEST) $(LONG) $(PYTEST_ARGS)
 	cd tests && ../$(BIN)/python -m mutants
 	WATTFARE_TEST_EXAMPLES=0.3 $(TOOLS)/bin/nox --sessions lowest aiohttp other_aiohttp extras
