@@ -85,7 +85,7 @@ format: $(VENV)/test ## format the code
 	$(BIN)/ruff format .
 
 coverage: $(VENV)/test ## report which lines the tests run, in htmlcov/
-	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
+	WATTFARE_TEST_EXAMPLES=0.3 $(PYTEST) -m 'not long' --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
 
 bench: $(BENCH)/bench ## measure the middleware and the service; write benchmarks/RESULTS.md
 	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
