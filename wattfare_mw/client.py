@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from . import calls
 from .calls import Call, Caller, LimitLike, Read, Send, Sleep, Timeout
-from .error_responses import LetThrough, respond_to_failure
+from .error_responses import LetThrough
 from .flow import Flow, InThread, run, run_async
 from .handles import AsyncGrant, AsyncUser, Grant, User
 from .offload import in_thread
@@ -262,13 +262,7 @@ class Wattfare(_Client[Transport, SyncHTTPClient, SyncRunner]):
         )
 
         def handler(request: Request) -> Response:
-            try:
-                return self._runner.run(token_route.answer(request))
-            except Exception as failure:
-                response = respond_to_failure(failure, let_through=let_through)
-                if response is None:
-                    raise
-                return response
+            return self._runner.run(token_route.respond(request, let_through))
 
         return handler
 
@@ -334,13 +328,7 @@ class AsyncWattfare(_Client[AsyncTransport, AsyncHTTPClient, AsyncRunner]):
         )
 
         async def handler(request: Request) -> Response:
-            try:
-                return await self._runner.run(token_route.answer(request))
-            except Exception as failure:
-                response = respond_to_failure(failure, let_through=let_through)
-                if response is None:
-                    raise
-                return response
+            return await self._runner.run(token_route.respond(request, let_through))
 
         return handler
 

@@ -43,7 +43,7 @@ def respond_to_failure(
     if isinstance(failure, WattfareError):
         return respond_to_error(failure, request_id)
     if isinstance(failure, let_through):
-        return None  # raised here, its traceback would refer to this frame, which refers to it
+        return None  # if raised here, it would form a reference cycle with its traceback
     if isinstance(failure, AppError):
         logger.exception("%s request_id=%s", failure, request_id)
     else:

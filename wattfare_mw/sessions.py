@@ -9,7 +9,7 @@ from typing import Any
 from . import calls
 from .app_functions import AppFunction
 from .calls import LimitLike
-from .error_responses import refuse_other_methods
+from .error_responses import LetThrough, refuse_other_methods, respond_to_failure
 from .errors import WattfareError
 from .flow import Flow
 from .origins import Origins
@@ -80,3 +80,14 @@ class TokenRoute:
                 ) from None
         session = yield from self._caller.create_session(user_id, asked, label)
         return json_response(200, encode(session))
+
+    def respond(self, request: Request, let_through: LetThrough) -> Flow[Response]:
+        """:meth:`answer`, with a response for each error. Raises only the exceptions in
+        ``let_through``."""
+        try:
+            return (yield from self.answer(request))
+        except Exception as failure:
+            response = respond_to_failure(failure, let_through=let_through)
+            if response is None:
+                raise
+            return response
