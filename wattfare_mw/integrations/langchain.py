@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, Self
 
 from ..errors import WattfareError, WattfareNetworkError
+from ..types import fields_of
 from . import not_installed
 from .joined import join
 from .payer import paying
@@ -213,7 +214,7 @@ def _is_ours(value: Any) -> bool:
 
 
 def _cost(usage: Any) -> float | None:
-    cost = usage.get("cost") if isinstance(usage, dict) else None  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+    cost = fields_of(usage).get("cost")
     return cost if isinstance(cost, float | int) else None
 
 

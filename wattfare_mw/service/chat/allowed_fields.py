@@ -265,7 +265,7 @@ def _of_type(
     name, unless ``others`` has a rule for it."""
 
     def rule(name: str, value: Any) -> Found | None:
-        kind: Any = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
+        kind = fields_of(value).get("type")
         known = types.get(kind) if isinstance(kind, str) else None
         if known is None and others is not None and isinstance(kind, str):
             known = others(kind)
@@ -507,7 +507,7 @@ _MADE_BY_MODEL, _MADE_BY_APP = _messages(by_model=True), _messages(by_model=Fals
 
 
 def _message(name: str, value: Any) -> Found | None:
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    fields = fields_of(value)
     role = fields.get("role")
     # A faster check for the form of most messages. Both rules below also accept it.
     if len(fields) == 2 and isinstance(role, str) and isinstance(fields.get("content"), str):

@@ -75,7 +75,7 @@ def pages_of_annotation(value: object) -> list[Any] | None:
     instead of reading the file again."""
     fields = fields_of(value)
     file = fields.get("file")
-    pages = cast("dict[str, Any]", file).get("content") if isinstance(file, dict) else None
+    pages = fields_of(file).get("content")
     return cast("list[Any]", pages) if isinstance(pages, list) else None
 
 

@@ -93,8 +93,8 @@ def in_success(answer: object) -> ParsedError | None:
         if _has_error(fields) or fields.get("object") == "error" or _is_flat(fields):
             return _parsed(fields)
         groq = fields.get("x_groq")
-        if isinstance(groq, dict) and _has_error(cast("dict[str, Any]", groq)):
-            return _parsed(cast("object", groq))
+        if _has_error(fields_of(groq)):
+            return _parsed(groq)
         return _parsed(fields) if _failed_at_minimax(fields) else None
     if isinstance(answer, list) and answer:  # Google sends a list
         first = cast("list[object]", answer)[0]
@@ -127,10 +127,7 @@ _NO_FAULT = (None, "", 0, "0", 200, "200", "ok", "OK", "success", "Success")
 
 
 def _failed_at_minimax(fields: dict[str, Any]) -> bool:
-    status = fields.get("base_resp")
-    if not isinstance(status, dict):
-        return False
-    return cast("dict[str, Any]", status).get("status_code") not in _NO_FAULT
+    return fields_of(fields.get("base_resp")).get("status_code") not in _NO_FAULT
 
 
 def _parsed(answer: object) -> ParsedError:
@@ -286,7 +283,7 @@ def _retry_after(fields: dict[str, Any]) -> float | None:
 def _until_reset(headers: object) -> float | None:
     """The seconds until a rate limit of OpenRouter ends. It names the time in milliseconds since
     1970."""
-    value = cast("dict[str, Any]", headers).get(_RESET) if isinstance(headers, dict) else None
+    value = fields_of(headers).get(_RESET)
     if not isinstance(value, str) or _MILLISECONDS.fullmatch(value) is None:
         return None
     seconds = int(value) / 1000 - time.time()
