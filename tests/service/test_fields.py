@@ -460,7 +460,7 @@ def test_template_writes_no_token_of_the_client() -> None:
 def test_list_of_models_in_one_name_is_refused() -> None:
     """LiteLLM calls each of them, and the reservation covers one."""
     for fields in ({"model": "a,b"}, {"model": "a, b"}, {"models": ["a", "b,c"]}):
-        assert "`model` may not have a comma" in refusal(**fields)
+        assert "`model` must not have a comma" in refusal(**fields)
 
 
 def test_list_of_reserved_fields_is_short() -> None:

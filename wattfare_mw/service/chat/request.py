@@ -148,7 +148,7 @@ def read(
         )
     if any("," in name for name in (model, *(fallbacks or ()))):
         # LiteLLM calls each model of such a list.
-        raise invalid_request("`model` may not have a comma: a call is for one model.")
+        raise invalid_request("`model` must not have a comma: a call is for one model.")
     stream = _flag(known, "stream")
     messages = _messages(known.get("messages"))
     request = ChatRequest(
