@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -80,11 +81,18 @@ def _word(chunk: Any) -> str:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that a client would have waited."""
     waited: list[float] = []
+    own_thread, really_sleep = threading.get_ident(), time.sleep
+
+    def sleep_sync(seconds: float) -> None:
+        if threading.get_ident() == own_thread:
+            waited.append(seconds)
+        else:  # a thread of the fake service or of an earlier test
+            really_sleep(seconds)
 
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.sleep", sleep_sync)
     monkeypatch.setattr("anyio.sleep", sleep)
     return waited
 
