@@ -10,6 +10,8 @@ FUZZ := .venv-fuzz
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 PYTEST_ARGS ?=
+# All tests but the long ones, with less random input.
+MOST_TESTS = WATTFARE_TEST_EXAMPLES=0.3 $(PYTEST) -m 'not long'
 # The slow tests that `make test-long` repeats with more random input and more process crashes.
 LONG = tests/service/test_ledger.py tests/service/test_deaths.py tests/service/test_real_prompts.py tests/hostile/test_large_bodies.py tests/hostile/test_stop.py
 BENCH_ARGS ?=
@@ -37,7 +39,7 @@ demo: $(VENV)/demo ## run the demo in the terminal
 # The linters and the type checker run beside the tests. Their report comes last.
 test: $(VENV)/test ## run the linters, the type checker and all tests but a few long ones
 	@report=$$(mktemp); $(MAKE) --no-print-directory lint >$$report 2>&1 & linters=$$!; \
-		WATTFARE_TEST_EXAMPLES=0.3 $(PYTEST) -m 'not long' $(PYTEST_ARGS); tests=$$?; \
+		$(MOST_TESTS) $(PYTEST_ARGS); tests=$$?; \
 		wait $$linters; linted=$$?; cat $$report; rm -f $$report; \
 		exit $$((tests ? tests : linted))
 
@@ -85,7 +87,7 @@ format: $(VENV)/test ## format the code
 	$(BIN)/ruff format .
 
 coverage: $(VENV)/test ## report which lines the tests run, in htmlcov/
-	WATTFARE_TEST_EXAMPLES=0.3 $(PYTEST) -m 'not long' --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
+	$(MOST_TESTS) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
 
 bench: $(BENCH)/bench ## measure the middleware and the service; write benchmarks/RESULTS.md
 	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
