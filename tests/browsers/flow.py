@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Page, Route, expect
 
-from browsers.people import Person
+from browsers.people import PATIENCE, Person
 from browsers.site import Site
 
 CREATE = "Create a passkey"
@@ -95,7 +96,9 @@ class Held:
 
     def wait(self) -> None:
         """Waits until a request is held."""
+        deadline = time.monotonic() + PATIENCE / 1000
         while not self._routes:
+            assert time.monotonic() < deadline, "no request to hold"
             self._page.wait_for_timeout(10)  # which also runs the handler of the route
 
     def release(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, CDPSession, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, CDPSession, ConsoleMessage, Error, Page, Request, expect
 
 #: Milliseconds that one step may take in a slow run.
 PATIENCE = 20_000
@@ -152,7 +153,11 @@ class Person:
             self._note(f"a request to another machine: {request.url}", None)
 
     def close(self) -> None:
-        """Closes all pages."""
+        """Closes all pages. Chromium may never close a page that is just about to show another
+        origin's page (Playwright's issue 42366), so each first shows an empty page."""
+        for page in self.context.pages:
+            with suppress(Error):  # if the page closes itself or goes elsewhere meanwhile
+                page.goto("about:blank")
         self.context.close()
 
 

@@ -91,7 +91,7 @@ def test_deny_during_the_sign_in_waits_for_the_next_page(person: Person, site: S
         }, 50), { once: true })"""
     )
     with page.expect_console_message():
-        button(page, CREATE).click()
+        button(page, CREATE).click(no_wait_after=True)  # the next page is held
     sign_in.release()
     button(page, ALLOW).wait_for()
     with page.expect_request(re.compile(r"[?&]denied=1")):

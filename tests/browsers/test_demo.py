@@ -83,6 +83,7 @@ def test_demo_from_the_first_chat_to_stop(person: Person, demo: str) -> None:
     assert 0.001 > falling[0] >= falling[1] >= at_last
     assert at_last == left(page)
     while "reached" not in page.locator("#notice").inner_text():
+        assert len(seen) < 20, seen
         send(page, LONG)
         expect(bar(page)).not_to_contain_text("$0.001 left")
         seen.append(left(page))

@@ -288,7 +288,10 @@ def test_partly_read_answer_refreshes_the_budget(person: Person, site: Site) -> 
             signal,
           });
           const until = async (count) => {
-            while (refreshed < count) await new Promise((next) => setTimeout(next, 10));
+            for (let tries = 0; refreshed < count; tries += 1) {
+              if (tries === 1000) throw new Error(`${refreshed} of ${count} refreshes`);
+              await new Promise((next) => setTimeout(next, 10));
+            }
           };
           const first = await ask();
           const reader = first.body.getReader();
