@@ -1,5 +1,5 @@
--- For wrk: sends the request in the environment variables, and prints a line of JSON at the end. --
-BENCH_USERS: how many users take turns, in X-Wattfare-User.
+-- For wrk: sends the request in the environment variables, and prints a line of JSON at the end.
+-- BENCH_USERS: how many users take turns, in X-Wattfare-User.
 
 wrk.method = os.getenv("BENCH_METHOD")
 for line in (os.getenv("BENCH_HEADERS") or ""):gmatch("[^\n]+") do
