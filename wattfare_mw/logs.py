@@ -218,6 +218,13 @@ def _quoted(value: str) -> str:
 _MARKS = frozenset(' "=\\')
 
 
+def log_event(logger: logging.Logger, event: LogEvent) -> None:
+    """Log an event at the level INFO. Its record has no position in the code, because
+    ``logger.info`` would have to search the stack for it."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.handle(logging.LogRecord(logger.name, logging.INFO, "", 0, event, (), None))
+
+
 class ProcessFormatter(logging.Formatter):
     """Formats all records of a process, and makes those of other packages safe.
 
@@ -231,6 +238,8 @@ class ProcessFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record. A record of another package becomes one line."""
+        if isinstance(record.msg, LogEvent):
+            return super().format(record)  # our own loggers have checked it
         if record.name.partition(".")[0] in self.KNOWN and not record.exc_info:
             message = record.getMessage()
             if message.isprintable() and not record.exc_text and not record.stack_info:

@@ -18,7 +18,7 @@ from ... import money, unserved
 from ...error_responses import error_headers, log_server_error
 from ...errors import WattfareAuthError, WattfareError, WattfareRateLimitError, invalid_request
 from ...headers import Headers
-from ...logs import Field, LogEvent, get_logger
+from ...logs import Field, LogEvent, get_logger, log_event
 from ...types import API_PREFIX, SANE_REQUEST_ID
 from ..errors import lead_to_budget
 from ..ids import new_id
@@ -103,7 +103,7 @@ class Frame:
             if call is not None:
                 _describe(call, fields)
             text = f"{method} {path} {status or 'gone'} {ms}ms request_id={request_id}"
-            log.info(LogEvent(text, fields, in_text))
+            log_event(log, LogEvent(text, fields, in_text))
         if call is not None:
             on_call = scope["app"].state.service.on_call
             if on_call is not None:

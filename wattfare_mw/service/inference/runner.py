@@ -22,7 +22,7 @@ from ...errors import (
     WattfareGrantError,
     WattfareRateLimitError,
 )
-from ...logs import LogEvent, describe, get_logger
+from ...logs import Field, LogEvent, describe, get_logger, log_event
 from ..errors import lead_to_budget, lease_lost, not_answered, revoked
 from ..ledger import rules
 from ..ledger.clock import steady_seconds
@@ -295,21 +295,17 @@ class CallRunner:
             billed = await self._settle(reservation_id, account, outcome)
             del self._unsettled[reservation_id]
             if billed is not None:
-                log.info(
-                    LogEvent(
-                        "a call is settled late",
-                        {
-                            "app": account.app_id,
-                            "user": account.user_id,
-                            "grant": account.grant_hash and account.grant_hash[:16],
-                            "prompt_tokens": outcome.prompt_tokens,
-                            "completion_tokens": outcome.completion_tokens,
-                            "cost_usd": money.usd(billed),
-                            "ended": outcome.ended,
-                            "reservation": reservation_id,
-                        },
-                    )
-                )
+                fields: dict[str, Field] = {
+                    "app": account.app_id,
+                    "user": account.user_id,
+                    "grant": account.grant_hash and account.grant_hash[:16],
+                    "prompt_tokens": outcome.prompt_tokens,
+                    "completion_tokens": outcome.completion_tokens,
+                    "cost_usd": money.usd(billed),
+                    "ended": outcome.ended,
+                    "reservation": reservation_id,
+                }
+                log_event(log, LogEvent("a call is settled late", fields))
 
     async def _settle(self, reservation_id: str, account: Account, outcome: Outcome) -> int | None:
         """Returns the bill, in nano-dollars; None if another process has settled the call."""
