@@ -333,6 +333,27 @@ def test_every_error_is_documented() -> None:
         assert f"`{code}`" in text, code
 
 
+def test_every_status_of_an_invalid_request_is_documented() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    (row,) = re.findall(r"^\| `WattfareError` \| `invalid_request` \| ([\d, ]+) \|", text, re.M)
+    only_on_pages = {410}
+    in_code = {
+        int(status)
+        for path in (ROOT / "wattfare_mw").rglob("*.py")
+        for status in _INVALID_REQUEST.findall(path.read_text())
+    }
+    without_a_code = {
+        status for status, code in errors._CODE_BY_STATUS.items() if code == "invalid_request"
+    }
+    assert in_code - only_on_pages | without_a_code == set(map(int, row.split(", ")))
+
+
+#: Finds the status of ``invalid_request(message, status)``.
+_INVALID_REQUEST = re.compile(
+    r"invalid_request\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*?, (?:status=)?(\d{3}),?\s*\)"
+)
+
+
 def test_statuses_without_a_code_are_documented() -> None:
     text = (ROOT / "docs" / "decisions.md").read_text()
     (row,) = re.findall(r"^\| Errors without a code \| (.*) \|$", text, re.M)
