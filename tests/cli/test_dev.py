@@ -221,6 +221,12 @@ def test_invalid_arguments_are_explained(tmp_path: Path, arguments: list[str], s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_names_only_the_database_that_works() -> None:
+    shown = " ".join(invoke_cli("dev", "--help").stdout.split())
+    assert "The ledger, in an SQLite file: sqlite:///path." in shown
+    assert "postgresql" not in shown
+
+
 # -- a second database is never created by accident
 
 

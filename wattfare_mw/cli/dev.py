@@ -34,7 +34,6 @@ from ..service.records import CallReport
 from ..types import check_user_id, encode
 from . import dev_app
 from .options import (
-    database_option,
     host_option,
     log_format_option,
     log_level_option,
@@ -42,6 +41,7 @@ from .options import (
     port_option,
     price_option,
     provider_option,
+    sqlite_option,
     upstream_option,
 )
 from .places import new_file, port_errors
@@ -59,7 +59,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - to print,
 @click.command()
 @host_option
 @port_option
-@database_option
+@sqlite_option
 @option(
     "--user",
     "users",

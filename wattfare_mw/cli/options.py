@@ -79,6 +79,16 @@ def price_option(description: str) -> Callable[[Any], Any]:
     return option("--price", "prices", multiple=True, metavar="MODEL=IN/OUT", help=description)
 
 
+def _database_option(description: str) -> Callable[[Any], Any]:
+    return option(
+        "--database",
+        default=DEFAULT_DATABASE,
+        show_default=True,
+        metavar="URL",
+        help=description,
+    )
+
+
 def _without_brackets(_ctx: click.Context, _option: click.Parameter, host: str) -> str:
     """Remove the brackets of an IPv6 address, because people write it as in a URL."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -99,13 +109,10 @@ log_format_option = option(
     show_default=True,
     help="The format of the log: lines of text, or a JSON object per line.",
 )
-database_option = option(
-    "--database",
-    default=DEFAULT_DATABASE,
-    show_default=True,
-    metavar="URL",
-    help="The ledger: sqlite:///path, or postgresql://user@host/database.",
+database_option = _database_option(
+    "The ledger: sqlite:///path, or postgresql://user@host/database."
 )
+sqlite_option = _database_option("The ledger, in an SQLite file: sqlite:///path.")
 upstream_option = option(
     "--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API, including /v1."
 )
