@@ -148,8 +148,8 @@ class _Client(Generic[TransportT, HTTPClientT, RunnerT]):
         """
         Args:
             secret_key: ``sk_live_…`` or ``sk_test_…``. Defaults to ``WATTFARE_SECRET_KEY``.
-            base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``, and without it to
-                the address of Wattfare's own service.
+            base_url: the service's address. Defaults to ``WATTFARE_BASE_URL``, then to the address
+                of Wattfare's own service.
             http_client: the HTTP client for all calls, or a function that creates one. See
                 ``docs/client.md``. If you pass a client, you must close it.
             timeout: a :class:`Timeout`, or a number of seconds for its ``connect`` and ``read``.
@@ -361,7 +361,7 @@ def client_for(
     settings.
 
     Raises:
-        TypeError: ``client`` is not a client, or a key or a URL was passed, too.
+        TypeError: ``client`` is not a client, or it was passed together with a key or a URL.
         WattfareAuthError: there is no secret key.
     """
     if client is None:

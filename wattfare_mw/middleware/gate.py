@@ -105,7 +105,7 @@ class Gate:
         if max_calls_per_user is not None and (
             type(max_calls_per_user) is not int or max_calls_per_user < 1
         ):
-            raise ValueError("max_calls_per_user must be a number of calls of at least 1, or None")
+            raise ValueError("max_calls_per_user must be a whole number above 0, or None")
         if not callable(request_limit):
             # Check the limit now, so that an invalid one is reported when the app starts.
             try:
@@ -439,7 +439,7 @@ def _media_type(content_type: str | None) -> str:
 
 
 def _models_path(inference_path: str) -> str:
-    """The path of the list of models, next to this path, where an OpenAI client expects it."""
+    """The path of the list of models. An OpenAI client expects it next to ``inference_path``."""
     if inference_path.endswith(_COMPLETIONS):
         return inference_path.removesuffix(_COMPLETIONS) + "/models"
     return inference_path.rpartition("/")[0] + "/models"

@@ -193,14 +193,14 @@ def correction(billed: int, reserved: int, cost: int, room: int | None) -> int:
         billed: the amount billed for the call so far.
         reserved: the reservation of the call. The sum of its bills never exceeds the reservation.
         cost: its true cost.
-        room: the rest of the cap after other calls in flight; None for no cap.
+        room: the rest of the cap after all bills and reservations; None for no cap.
     """
     more = billed_for(reserved, cost) - billed
     return more if more <= 0 or room is None else min(more, max(room, 0))
 
 
 def room_under(cap: int | None, totals: Totals) -> int | None:
-    """The rest of a cap after calls in flight; None for no cap."""
+    """The rest of a cap after all bills and reservations; None for no cap."""
     return None if cap is None else cap - totals.billed - totals.reserved
 
 
@@ -273,7 +273,7 @@ def reserve_grant(
 
     Raises:
         WattfareGrantError: the grant is unknown, expired or used up, or is too small for this call.
-        WattfareFundingError: the payer's funding was refused by the upstream.
+        WattfareFundingError: the upstream refused the payer's funding.
         WattfareBudgetExceededError: a ceiling of the operator is too low for the call.
         WattfareRateLimitError: the reservations of other calls use the rest of the budget.
     """
@@ -476,12 +476,12 @@ def _shortfall(
 def _too_little(needed: int, budget: _Budget, resets_at: datetime | None) -> str:
     day = "" if resets_at is None else f"{resets_at.day} {resets_at:%B}"
     name, left = budget.name, budget.unspent
+    again = f" It resets on {day}." if day else ""
     if left <= 0:
-        again = f" It resets on {day}." if day else ""
         return f"{name[0].upper()}{name[1:]} is reached.{again}"
-    until = f" until {day}" if day else ""
     if budget.is_shared:
-        return f"This call needs more than is left of {name}{until}."
+        return f"The rest of {name} is too small for this call.{again}"
+    until = f" until {day}" if day else ""
     return (
         f"This call needs at least {dollars(needed, up=True)}, and {dollars(left, up=False)} of "
         f"{name} is left{until}."

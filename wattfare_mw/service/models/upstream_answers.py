@@ -340,7 +340,8 @@ _IGNORED = Read(choices=False, passes=False)
 _PING = re.compile(rb"[A-Za-z_-]{0,32}")
 
 
-# The usual chunk has only text. Untracked structs save the garbage collector work.
+# The usual chunk has only text. With `gc=False`, the garbage collector does not track these
+# structs, which saves time.
 
 
 class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -364,7 +365,7 @@ class _PlainChunk(msgspec.Struct, gc=False):
     error: None = None
     x_groq: _PlainGroq | None = None
     base_resp: None = None
-    # Reports that do not have "usage" in their name.
+    # Fields that report usage, although "usage" is not in their names.
     timings: None = None
     eval_count: None = None
     metrics: None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
@@ -386,13 +387,13 @@ def _count(made: object, meter: Meter) -> bool:
     return True
 
 
-#: The fields of a message whose content is all of its text.
+#: If a message has only these fields, its ``content`` is its whole text.
 _PLAIN = frozenset({"role", "content"})
 
 
 def _text_of(fields: dict[str, Any]) -> str:
-    """The text of the model, without repetitions: `reasoning_details` repeat `reasoning`, or have
-    it encrypted."""
+    """The text of the model, without repetitions. `reasoning_details` are left out: they repeat
+    `reasoning`, or contain it in encrypted form."""
     thought = fields.get("reasoning") or fields.get("reasoning_content")
     texts = [fields.get("content"), fields.get("refusal"), thought]
     for part in map(fields_of, _items(fields.get("content"))):

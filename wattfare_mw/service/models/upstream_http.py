@@ -1,4 +1,5 @@
-"""HTTP requests to the upstream, with their limits. A status other than 200 becomes an error."""
+"""HTTP requests to the upstream, with their limits. A status other than 200 becomes a
+:class:`Refusal`."""
 
 from __future__ import annotations
 
@@ -61,10 +62,10 @@ class UpstreamHTTP:
         idle: float = IDLE_SECONDS,
         credential: Credential | None = None,
     ) -> AsyncHTTPResponse | Refusal:
-        """Send a request. Returns an answer with status 200, or the error for any other.
+        """Send a request. Returns the answer if its status is 200, or else a :class:`Refusal`.
 
         Args:
-            credential: a payer's key; None: the operator's.
+            credential: a payer's key, or None for the operator's key.
 
         Raises:
             WattfareError: ``upstream``; there is no answer.
@@ -104,11 +105,11 @@ class UpstreamHTTP:
         credential: Credential | None = None,
     ) -> bytes | Refusal:
         """Send a request with a short answer, such as a list or a record. Returns the whole answer
-        if its status is 200, or the error for any other.
+        if its status is 200, or else a :class:`Refusal`.
 
         Args:
             most: the maximum size of the answer, in bytes.
-            credential: a payer's key; None: the operator's.
+            credential: a payer's key, or None for the operator's key.
 
         Raises:
             WattfareError: ``upstream``; there is no answer, or it breaks off, is too long, or takes
