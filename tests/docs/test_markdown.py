@@ -275,6 +275,26 @@ def test_table_of_rates_matches_the_code() -> None:
     assert len(RATES) == sum(type(value) is Rate for value in vars(rate_limits).values())
 
 
+def test_reserved_halves_match_the_code() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    assert rate_limits.SESSIONS.fair == 1
+    for_users = (
+        "For each user: the first session,"
+        f" the first {rate_limits.STATUSES.fair} status requests,"
+        f" the first {rate_limits.CONNECTIONS.fair} requests of `/connections`,"
+        f" and the first {rate_limits.USER_APPROVALS.fair} approvals of connections."
+    )
+    for_addresses = (
+        f"For each address: the first {rate_limits.GRANTS.fair} grants"
+        f" and the first {rate_limits.APPROVALS.fair} approvals of grants."
+    )
+    assert for_users in text
+    assert for_addresses in text
+    without_half = [what for what, rate in RATES.items() if rate.app and rate.most is None]
+    assert without_half == ["`GET /models`, `GET /models/{id}`"]
+    assert "Only the limit of `GET /models` has no reserved half." in text
+
+
 def test_every_file_that_checks_the_database_is_documented() -> None:
     text = (ROOT / "docs" / "codebase.md").read_text()
     (row,) = re.findall(r"^\| another database \| (.*) \|$", text, re.M)
