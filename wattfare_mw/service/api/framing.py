@@ -36,7 +36,7 @@ class Frame:
     """The outermost middleware.
 
     Args:
-        is_cors_path: True for a path that a browser calls from an app's page.
+        is_cors_path: returns True for a path that a browser calls from an app's page.
     """
 
     def __init__(self, app: ASGIApp, *, is_cors_path: Callable[[str], bool]) -> None:
@@ -44,7 +44,7 @@ class Frame:
         self._is_cors_path = is_cors_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -53,8 +53,9 @@ class Frame:
         if request_id is None or not SANE_REQUEST_ID.fullmatch(request_id):
             request_id = new_id()
         scope["wattfare.request_id"] = request_id
-        # Cookies give no access to these paths, so pages of any origin may call them. The routes of
-        # a live app's credential call `allow_origin`, because only the app's own pages may use it.
+        # Cookies give no access to these paths, so pages of any origin may call them. A route that
+        # gets a live app's credential calls `allow_origin`, because only the app's own pages may
+        # use it.
         is_cors_path = scope["wattfare.cors"] = self._is_cors_path(scope["path"])
         scope["wattfare.allowed_origin"] = (
             "*" if is_cors_path and "origin" in headers.common else None
