@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .harness import report, tools
 from .harness.bench import Bench
+from .harness.load import BARE, completions, wrk
 from .harness.machine import busy
-from .harness.processes import BenchError, allow_many_files
+from .harness.processes import BenchError, allow_many_files, upstream
 from .rows import ROWS
 
 
@@ -22,7 +23,7 @@ def main() -> int:
         # Times are not judged, so two rows may run at once.
         with ThreadPoolExecutor(2) as pool:
             failed = sum(not works for works in pool.map(_works, names))
-        return 1 if failed else 0
+        return 1 if failed or not _wrk_works() else 0
     tools.install_missing()
     missed = failed = 0
     for name in names:
@@ -44,6 +45,22 @@ def _works(name: str) -> bool:
         print(f"{name}: FAILED: {error}", flush=True)
         return False
     print(f"{name}: works ({time.monotonic() - began:.1f} s)", flush=True)
+    return True
+
+
+def _wrk_works() -> bool:
+    """Load the fake upstream for a second, because a quick row only sends one request."""
+    tools.install_missing("wrk")
+    if not tools.has("wrk"):
+        print("wrk: not installed", flush=True)
+        return True
+    try:
+        with upstream() as server:
+            wrk(server, completions(BARE, users=2), 1)
+    except BenchError as error:
+        print(f"wrk: FAILED: {error}", flush=True)
+        return False
+    print("wrk: works", flush=True)
     return True
 
 

@@ -14,9 +14,9 @@ def has(program: str) -> bool:
     return shutil.which(program) is not None
 
 
-def install_missing() -> None:
-    """Install missing programs on Debian, if this process is root or may use sudo."""
-    missing = [package for program, package in _DEBIAN.items() if not has(program)]
+def install_missing(*programs: str) -> None:
+    """Install these programs on Debian, or all, if this process is root or may use sudo."""
+    missing = [_DEBIAN[program] for program in programs or _DEBIAN if not has(program)]
     if not missing or not has("apt-get"):
         return
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
