@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,6 +37,20 @@ def budget(page: Page) -> Any:
 def expect_state(page: Page, state: str) -> None:
     for name in ("button", "budget"):
         expect(page.locator(f"wattfare-{name}")).to_have_attribute("data-state", state)
+
+
+def focused(page: Page) -> str:
+    """The text of what has the focus inside an element."""
+    return page.evaluate("document.activeElement.shadowRoot?.activeElement?.textContent ?? ''")
+
+
+def tab_into(page: Page, text: str) -> None:
+    """Presses Tab until the part of an element with this text has the focus."""
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if focused(page) == text:
+            return
+    raise AssertionError(f"Tab does not get to {text!r}")
 
 
 def connect(person: Person, page: Page) -> None:
@@ -106,10 +121,11 @@ def test_focus_on_the_page_means_that_the_popup_was_left(person: Person, site: S
 def test_closed_popup_is_noticed_without_its_handle(person: Person, site: Site) -> None:
     page = open_app(person, site)
     ask_for_status(page)
-    popup = person.popup(page, the_button(page).click)
+    popup = person.popup(page, lambda: the_button(page).press("Enter"))
     button(popup, flow.CREATE).wait_for()
     flow.close(popup)  # the page never gets the focus, so only the service can know
     expect(page.locator("body")).to_have_attribute("data-connected", "false")
+    assert focused(page) == CONNECT
     connect(person, page)
     expect_state(page, "low")
 
@@ -169,6 +185,40 @@ def test_keyboard_alone_is_enough(person: Person, site: Site) -> None:
         tab_to(popup, flow.ALLOW)
         popup.keyboard.press("Enter")
     expect_state(page, "low")
+
+
+def test_keyboard_keeps_its_place(person: Person, site: Site) -> None:
+    """No action on the elements loses the focus."""
+    page = open_app(person, site)
+    ask_for_status(page)
+
+    def ask(answer: Callable[[Page], None], connected: str, text: str) -> None:
+        page.evaluate("delete document.body.dataset.connected")
+        popup = person.popup(page, lambda: page.keyboard.press("Enter"))
+        with popup.expect_event("close"):
+            answer(popup)
+        expect(page.locator("body")).to_have_attribute("data-connected", connected)
+        assert focused(page) == text
+
+    def deny(popup: Page) -> None:
+        flow.sign_in(person, popup)
+        button(popup, DENY).click()
+
+    def allow(cap: float) -> Callable[[Page], None]:
+        return lambda popup: approve(person, popup, cap)
+
+    tab_into(page, CONNECT)
+    ask(deny, "false", CONNECT)
+    ask(allow(5), "true", "AI budget: $5.00 left")
+    tab_into(page, "Change")
+    ask(deny, "true", "Change")
+    ask(allow(20), "true", "Change")
+    tab_into(page, "Stop")
+    page.keyboard.press("Enter")
+    expect_state(page, "connect")
+    page.evaluate("new Promise(requestAnimationFrame)")  # when a hidden element loses the focus
+    assert focused(page) == "No AI budget is connected."
+    assert_accessible(page)
 
 
 def test_stop_and_change(person: Person, site: Site) -> None:
@@ -267,6 +317,7 @@ def test_refused_key_is_reconnected(person: Person, site: Site) -> None:
     assert manage_url == f"{site.service}/budget"
     connect(person, page)
     expect_state(page, "low")
+    assert focused(page) == "AI budget low: $0.001 left"
 
 
 def test_partly_read_answer_refreshes_the_budget(person: Person, site: Site) -> None:

@@ -173,14 +173,13 @@ export function createWattfare({
   const declined = (isGrant) => (isGrant ? null : status().catch(
     () => ({ connected: false, limits: null, usage: { monthlyUsd: 0 }, remainingUsd: 0 })));
 
-  async function redeem(isGrant, id, code, secret) {
-    const path = `/approvals/${encodeURIComponent(id)}/redeem`;
+  async function redeem({ isGrant, approval, code, denied, secret }) {
+    if (denied) return declined(isGrant);
+    const path = `/approvals/${approval}/redeem`;
     const result = await request("POST", path, { code, secret }, isGrant);
-    if (!isGrant) {
-      invalid = false;
-      show(result);
-    }
-    return result;
+    if (isGrant) return result;
+    invalid = false;
+    return show(result);
   }
 
   async function begin(isGrant, wish, back) {
@@ -237,15 +236,14 @@ export function createWattfare({
     let over, failure, stop;
     return new Promise((resolve, reject) => {
       const gone = () => (failure ? reject(failure) : resolve(declined(isGrant)));
-      const isLeft = async () =>
-        !(await request("POST", `/approvals/${id}/state`, { secret }, isGrant)).open;
-      stop = watchPopup(flow, expiresAt, isLeft, gone);
+      const state = () => request("POST", `/approvals/${id}/state`, { secret }, isGrant);
+      stop = watchPopup(flow, expiresAt, state, gone);
       // Keep listening after `gone`: the person may still allow.
-      waiting.set(id, async ({ code, denied }) => {
+      waiting.set(id, async (answer) => {
         if (over || flow.busy) return over;
         flow.busy = true;
         try {
-          resolve(denied ? declined(isGrant) : await redeem(isGrant, id, code, secret));
+          resolve(await redeem({ ...answer, isGrant, secret }));
           over = true;
         } catch (error) {
           // The code may be forged. The real one may still come.
@@ -261,12 +259,8 @@ export function createWattfare({
   // `closed` is also true for an open window if a page has a Cross-Origin-Opener-Policy. The
   // service knows whether its page is open. A person who comes back to this page has left the
   // window.
-  function watchPopup(flow, expiresAt, isLeft, gone) {
+  function watchPopup(flow, expiresAt, state, gone) {
     let back, asked = 0, left = 0;
-    const ask = () => isLeft().then((yes) => {
-      left = yes ? left + 1 : 0;
-      if (left > 1) gone(); // a reload also looks like this for a moment
-    }, () => {});
     const look = ({ type, target }) => {
       if ((type === "blur" && target === window) || document.hidden) back = undefined;
       else if (Date.now() - flow.opened > 1000) back ??= Date.now();
@@ -274,7 +268,10 @@ export function createWattfare({
     const timer = setInterval(() => {
       if (flow.popup.closed && Date.now() - asked > (left ? 800 : 2500)) {
         asked = Date.now();
-        ask();
+        state().then(({ open }) => {
+          left = open ? 0 : left + 1;
+          if (left > 1) gone(); // a reload also looks like this for a moment
+        }, () => {});
       }
       if (!flow.busy && (Date.now() - back > 1500 || Date.now() > expiresAt * 1000)) gone();
     }, 200);
@@ -304,10 +301,8 @@ export function createWattfare({
 
   let returned = Promise.resolve(null);
   if (arrived?.publishableKey === publishableKey) {
-    const { isGrant, approval, code, denied, secret } = arrived;
+    returned = redeem(arrived);
     arrived = undefined;
-    returned = denied ? declined(isGrant) : redeem(isGrant, approval, code, secret);
-    returned = Promise.resolve(returned);
     returned.catch(fail);
   }
 
@@ -442,6 +437,10 @@ class WattfareBudget extends WattfareElement {
   show(cap, spent, text) {
     const ariaLabel = this.place.textContent = text?.(cap === false ? "none" : "spent") ?? "";
     Object.assign(this.meter, { hidden: !cap, max: cap || 1, value: spent ?? 0, ariaLabel });
+    if (cap === false && this.root.activeElement) { // which would lose the focus
+      this.place.tabIndex = -1;
+      this.place.focus();
+    }
     for (const button of this.more) button.hidden = cap === false;
   }
 }
