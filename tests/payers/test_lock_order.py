@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import Connection as Sql
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select
 from support.payers import SignedIn, new_payer, store_of, write
-from support.postgres import Cluster
+from support.postgres import Cluster, until_a_lock_is_awaited
 
 from wattfare_mw.errors import WattfareError
 from wattfare_mw.service import create_keys
@@ -154,24 +154,12 @@ async def test_app_deleted_during_a_redemption_causes_no_deadlock(
                     lambda other: apps.delete_app(other, world.app_id, utc_now()),
                 )
             )
-            until_a_lock_is_awaited(sql)
+            until_a_lock_is_awaited(sql, deletions[0])
             then(sql, world)
 
         await world.store.transact(job)
         deletions[0].result()
     await nothing_is_connected(world)
-
-
-def until_a_lock_is_awaited(sql: Sql) -> None:
-    """Waits until another transaction of this database waits for one of our locks."""
-    wanted = text(
-        "SELECT count(*) FROM pg_locks"
-        " WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
-    )
-    ends = time.monotonic() + 30
-    while not sql.execute(wanted).scalar_one():
-        assert time.monotonic() < ends
-        sql.execute(text("SELECT pg_sleep(0.01)"))
 
 
 async def nothing_is_connected(world: World) -> None:

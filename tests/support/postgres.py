@@ -8,11 +8,16 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection as Sql
+from sqlalchemy import text
 
 from .patience import PATIENCE
 from .ports import free_port
@@ -196,3 +201,15 @@ def install(*packages: str) -> None:
             stdout=subprocess.DEVNULL,
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
         )
+
+
+def until_a_lock_is_awaited(sql: Sql, other: Future[Any]) -> None:
+    """Waits until the other transaction waits for one of our locks, or has ended without one."""
+    wanted = text(
+        "SELECT count(*) FROM pg_locks"
+        " WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    )
+    ends = time.monotonic() + 30
+    while not other.done() and not sql.execute(wanted).scalar_one():
+        assert time.monotonic() < ends
+        sql.execute(text("SELECT pg_sleep(0.01)"))

@@ -61,6 +61,35 @@ def lock_app(sql: Sql, app_id: str, *, alone: bool = False) -> None:
         raise invalid_request("The app is deleted.", 409)
 
 
+def lock_payer(
+    sql: Sql, payer_id: str, *, alone: bool = False
+) -> Literal["unknown", "active", "deleted"]:
+    """Lock a payer until the end of the transaction, so that their data cannot be deleted.
+
+    Args:
+        alone: True to allow only one transaction at a time for this payer.
+
+    Returns: ``deleted`` if the data was deleted before; ``unknown`` if there is no such payer yet.
+    """
+    table = schema.payers
+    wanted = select(table.c.deleted_at).where(table.c.id == payer_id)
+    found = sql.execute(wanted.with_for_update(key_share=alone, read=not alone)).first()
+    if found is None:
+        return "unknown"
+    return "active" if found.deleted_at is None else "deleted"
+
+
+def check_payer(sql: Sql, payer_id: str, *, alone: bool = False) -> None:
+    """Lock a payer, before anything is stored for them. Their data may have been deleted since the
+    sign-in of the request was checked.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the payer's data was deleted.
+    """
+    if lock_payer(sql, payer_id, alone=alone) != "active":
+        raise invalid_request("Your data here was deleted, so nothing was changed.", 403)
+
+
 def lock_rows(sql: Sql, table: Table, *where: ColumnElement[bool]) -> None:
     """Lock these rows in the order of their keys, before a statement that changes all of them."""
     keys = table.primary_key.columns

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection as Sql
 from sqlalchemy import delete, func, insert, select, update
 
-from . import schema
+from . import accounts, schema
 from .clock import seconds
 
 FundingKind = Literal["openrouter", "key"]
@@ -101,21 +101,20 @@ def add(sql: Sql, funding: Funding, key: StoredKey, replaces: Collection[str] = 
     Args:
         replaces: the ids of the same payer's funding to replace. The new funding pays instead, and
             their keys are deleted. Calls in flight continue.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the payer's data was deleted.
     """
-    payer, table = schema.payers, schema.funding
+    table = schema.funding
     mine = table.c.payer_id == funding.payer_id
-    # Lock the payer's row, so that two concurrent requests cannot exceed the maximum.
-    there = sql.execute(
-        select(payer.c.id)
-        .where(payer.c.id == funding.payer_id, payer.c.deleted_at.is_(None))
-        .with_for_update()
-    ).first()
+    # One at a time, so that two concurrent requests cannot exceed the maximum.
+    accounts.check_payer(sql, funding.payer_id, alone=True)
     count = sql.execute(
         select(func.count())
         .select_from(table)
         .where(mine, table.c.state != "removed", table.c.id.not_in(replaces))
     ).scalar_one()
-    if there is None or count >= MAX_FUNDING:
+    if count >= MAX_FUNDING:
         return False
     sql.execute(
         insert(table).values(
@@ -224,7 +223,12 @@ MAX_OPEN_REQUESTS = 20
 
 
 def add_request(sql: Sql, request: FundingRequest, now: int) -> None:
-    """Store a new request. Delete expired ones, and the payer's oldest if there are too many."""
+    """Store a new request. Delete expired ones, and the payer's oldest if there are too many.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the payer's data was deleted.
+    """
+    accounts.check_payer(sql, request.payer_id)
     table = schema.funding_requests
     sql.execute(delete(table).where(table.c.expires_at <= now))
     kept = (

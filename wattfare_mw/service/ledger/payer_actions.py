@@ -124,12 +124,9 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
     connections and grants of the payer end. The ledger and its totals keep the payer's random id,
     which no longer identifies a person.
     """
-    # Lock the payer first, so that the payer cannot allow anything from now on. This kind of lock
-    # does not block a sign-in, which inserts a row with a foreign key. That row is deleted below.
-    payers = schema.payers
-    sql.execute(
-        select(payers.c.id).where(payers.c.id == payer_id).with_for_update(key_share=True)
-    ).all()
+    # Lock the payer first, so that nothing is stored for the payer from now on. What was stored
+    # before is found below.
+    accounts.lock_payer(sql, payer_id, alone=True)
     # Lock the approvals next, so that none of them connects anything later. The order of all locks
     # is that of :func:`.accounts.lock_app`. An approval of another payer that replaces this one
     # stays, but its row must not link this payer's id to the label of the account.
@@ -158,6 +155,7 @@ def delete_data(sql: Sql, payer_id: str, now: datetime) -> Stopped:
         schema.funding_requests,
     ):
         sql.execute(delete(table).where(table.c.payer_id == payer_id))
+    payers = schema.payers
     sql.execute(update(payers).where(payers.c.id == payer_id).values(deleted_at=seconds(now)))
     return Stopped(frozenset(users), frozenset(grants), frozenset(mine))
 

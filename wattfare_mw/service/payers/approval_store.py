@@ -94,7 +94,12 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
         WattfareError: ``invalid_request``; it has already been answered or has expired, or the
             payer's data has been deleted.
     """
-    _check_payer(sql, decision.payer_id)
+    # Lock both payers first, as :func:`.payer_actions.delete_data` does. So a deletion comes first
+    # and is seen here, or it comes later and finds the approval.
+    accounts.check_payer(sql, decision.payer_id)
+    replaces = decision.replaces
+    if replaces is not None and accounts.lock_payer(sql, replaces) != "active":
+        replaces = None
     approval = must_find(sql, approval_id, lock=True)
     code = approvals.new_secret()
     changes: dict[str, Any] = {"code_hash": keys.digest(code)}
@@ -106,7 +111,7 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
             "cap_nanos": decision.cap,
             "unlimited": approval.requested.kind == "connection" and decision.cap is None,
             "funding_id": decision.funding_id,
-            "replaces": decision.replaces,
+            "replaces": replaces,
             "decided_at": now,
         }
     elif approval.requested.kind == "connection":
@@ -114,19 +119,6 @@ def allow(sql: Sql, approval_id: str, decision: Decision, now: int) -> tuple[App
         changes |= {"cap_nanos": cap, "unlimited": cap is None}
     _change(sql, approval, changes)
     return approval, code
-
-
-def _check_payer(sql: Sql, payer_id: str) -> None:
-    """Refuse a payer whose data was deleted after their browser sent the form. Otherwise, such a
-    payer would pay for something that can no longer be seen or stopped.
-
-    The payer is locked before the approval, as in :func:`.payer_actions.delete_data`. So the
-    deletion comes first and is seen here, or it comes later and finds the approval.
-    """
-    table = schema.payers
-    alive = select(table.c.id).where(table.c.id == payer_id, table.c.deleted_at.is_(None))
-    if sql.execute(alive.with_for_update(read=True)).first() is None:
-        raise invalid_request("Your data here was deleted, so nothing was allowed.", 403)
 
 
 def deny(sql: Sql, approval_id: str, now: int) -> Approval:

@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from ...errors import invalid_request
 from .. import keys
-from ..ledger import schema
+from ..ledger import accounts, schema
 from . import recovery_codes
 from .passkeys import CHALLENGE_SECONDS, Challenge, Passkey, not_verified
 from .sign_ins import SIGN_IN_SECONDS, SignIn, new_token
@@ -32,7 +32,14 @@ def new_challenge_id() -> str:
 
 
 def keep_challenge(sql: Sql, id_: str, challenge: Challenge, now: int) -> None:
-    """Store a challenge until it is taken or expires."""
+    """Store a challenge until it is taken or expires.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the payer is deleted.
+    """
+    payer_id = challenge.payer_id
+    if payer_id is not None and accounts.lock_payer(sql, payer_id) == "deleted":
+        raise not_verified()
     table = schema.challenges
     sql.execute(delete(table).where(table.c.expires_at <= now))
     sql.execute(
@@ -40,7 +47,7 @@ def keep_challenge(sql: Sql, id_: str, challenge: Challenge, now: int) -> None:
             id_hash=keys.digest(id_),
             kind=challenge.kind,
             challenge=challenge.challenge,
-            payer_id=challenge.payer_id,
+            payer_id=payer_id,
             expires_at=now + CHALLENGE_SECONDS,
         )
     )
@@ -73,17 +80,12 @@ def add_passkey(sql: Sql, passkey: Passkey, now: int) -> None:
         WattfareError: ``invalid_request``, 403; the passkey already exists, or the payer is
             deleted. 409; the payer has too many passkeys.
     """
-    table = schema.payers
-    # Lock the payer's row, so that two concurrent requests cannot exceed the maximum.
-    deleted = sql.execute(
-        select(table.c.deleted_at)
-        .where(table.c.id == passkey.payer_id)
-        .with_for_update(key_share=True)
-    ).first()
-    if deleted is None:
-        sql.execute(insert(table).values(id=passkey.payer_id, created_at=now))
-    elif deleted.deleted_at is not None:
+    # One at a time, so that two concurrent requests cannot exceed the maximum.
+    payer = accounts.lock_payer(sql, passkey.payer_id, alone=True)
+    if payer == "deleted":
         raise not_verified()
+    if payer == "unknown":
+        sql.execute(insert(schema.payers).values(id=passkey.payer_id, created_at=now))
     if find_passkey(sql, passkey.credential_id) is not None:
         raise not_verified()
     if len(passkey_ids(sql, passkey.payer_id)) >= MAX_PASSKEYS:
@@ -155,10 +157,9 @@ def remove_passkey(sql: Sql, payer_id: str, key: str, sign_in: str) -> None:
         WattfareError: ``invalid_request``, 404; the payer has no such passkey. 409; it is the only
             one. Without a passkey, a payer could sign in only until the recovery codes are used up.
     """
-    payers, table = schema.payers, schema.passkeys
-    # Lock the payer's row, so that two concurrent requests cannot delete the last two.
-    mine = select(payers.c.id).where(payers.c.id == payer_id)
-    sql.execute(mine.with_for_update(key_share=True)).all()
+    table = schema.passkeys
+    # One at a time, so that two concurrent requests cannot delete the last two.
+    accounts.lock_payer(sql, payer_id, alone=True)
     ids = passkey_ids(sql, payer_id)
     named = [each for each in ids if _key_of(each) == key]
     if not named:
@@ -201,7 +202,12 @@ def note_use(sql: Sql, before: Passkey, after: Passkey, now: int) -> None:
 
 
 def replace_codes(sql: Sql, payer_id: str, codes: Sequence[str]) -> None:
-    """Replace all recovery codes of the payer."""
+    """Replace all recovery codes of the payer.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the payer's data was deleted.
+    """
+    accounts.check_payer(sql, payer_id)
     table = schema.recovery_codes
     sql.execute(delete(table).where(table.c.payer_id == payer_id))
     rows = [{"payer_id": payer_id, "code_hash": recovery_codes.hash_of(code)} for code in codes]
@@ -238,7 +244,12 @@ def codes_left(sql: Sql, payer_id: str) -> int:
 
 
 def begin_sign_in(sql: Sql, payer_id: str, former: str | None, now: int) -> str:
-    """Create a sign-in and return its cookie. It replaces the browser's former sign-in."""
+    """Create a sign-in and return its cookie. It replaces the browser's former sign-in.
+
+    Raises:
+        WattfareError: ``invalid_request``, 403; the payer's data was deleted.
+    """
+    accounts.check_payer(sql, payer_id)
     table = schema.sign_ins
     sql.execute(delete(table).where(table.c.expires_at <= now))
     if former is not None:
