@@ -19,7 +19,7 @@ from support.service import environment, obey_ctrl_c
 
 from browsers import screenshots
 from browsers.flow import STOP, approve, button
-from browsers.people import Person, assert_accessible
+from browsers.people import Person, assert_accessible, assert_fits
 from wattfare_mw.cli.demo_chat import FRAMEWORKS
 
 #: 60 words at $0.000003 each: three of these cost more than half of the demo's cap.
@@ -122,6 +122,7 @@ def test_axe_finds_no_fault_on_the_demo(person: Person, demo: str) -> None:
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert_accessible(page)
+    assert_fits(page)
 
 
 def test_picture_of_the_demo(person: Person) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from browsers import flow, screenshots
-from browsers.flow import ALLOW, DENY, allow, ask, button, new_user, redeem
+from browsers.flow import ALLOW, DENY, allow, ask, button, new_user, redeem, tab_to
 from browsers.people import Person, assert_accessible, assert_fits
 from browsers.site import Site
 
@@ -208,6 +208,27 @@ def signed_in_without_javascript(new_person: NewPerson, site: Site) -> tuple[Per
 def test_sign_in_without_javascript_says_what_is_needed(new_person: NewPerson, site: Site) -> None:
     page = new_person(java_script_enabled=False).open(f"{site.service}/budget")
     assert "JavaScript" in page.locator("main").inner_text()
+
+
+# -- the keyboard
+
+
+def test_keyboard_alone_changes_and_stops_an_app(person: Person, site: Site) -> None:
+    user = new_user()
+    approval = ask(site, user, monthlyUsd=1)
+    page = person.open(approval["url"])
+    assert redeem(site, user, approval, allow(person, site, page)).status_code == 200
+    page.goto(f"{site.service}/budget")
+    tab_to(page, "Change")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label(flow.CAP, exact=True)).to_be_visible()
+    tab_to(page, "Save")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("The cap was changed.")).to_be_visible()
+    tab_to(page, flow.STOP)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+    assert site.status(user)["connected"] is False
 
 
 # -- Allow is delayed
