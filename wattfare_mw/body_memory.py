@@ -6,7 +6,9 @@ Small bodies are not counted, so large bodies never cause a small one to be refu
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Self
 
 from .errors import WattfareError
@@ -79,6 +81,15 @@ class BodyClaim:
             self._memory.take(self._payer, size - self._size)
             self._size = size
 
+    @contextmanager
+    def while_reading(self) -> Iterator[None]:
+        """In this block, functions that read a body can grow this claim with :func:`grow`."""
+        token = _READING.set(self)
+        try:
+            yield
+        finally:
+            _READING.reset(token)
+
     def __enter__(self) -> Self:
         return self
 
@@ -90,3 +101,14 @@ class BodyClaim:
         size, self._size = self._size, 0
         if size:
             self._memory.free(self._payer, size)
+
+
+# The functions of adapters that read a body have no argument for its claim.
+_READING: ContextVar[BodyClaim | None] = ContextVar("wattfare_reading", default=None)
+
+
+def grow(size: int) -> None:
+    """Grow the claim of the body that is being read, if it has one. See :meth:`BodyClaim.grow`."""
+    claim = _READING.get()
+    if claim is not None:
+        claim.grow(size)

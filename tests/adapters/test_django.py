@@ -38,9 +38,10 @@ from support.rules import (
 from support.service import App
 from wattfare_django import WattfareMiddleware, session_view
 from wattfare_django.conf import OPTIONS
-from wattfare_django.messages import read_body
+from wattfare_django.messages import aread_body, read_body
 
 from wattfare_mw import AsyncWattfare, Wattfare, WattfareCurrentUserError, WattfareError
+from wattfare_mw.body_memory import BodyMemory
 from wattfare_mw.middleware.base import Middleware
 from wattfare_mw.middleware.options import Options
 
@@ -437,6 +438,16 @@ def test_body_without_a_length_is_not_read() -> None:
         read_body(wsgi_request(Counted(b"x" * 5000), **{"wsgi.input_terminated": True}), 1000)
     # If a server does not end its input, it cannot be read to the end.
     assert read_body(wsgi_request(Counted(b"x" * 5000)), 5000) == b""
+
+
+async def test_body_of_unknown_length_takes_bounded_memory() -> None:
+    """``aread_body`` calls ``read_body`` in a thread."""
+    claim = BodyMemory(payer_limit=300_000).claim("u1")
+    stream = Counted(b"x" * 1_000_000)
+    request = wsgi_request(stream, **{"wsgi.input_terminated": True})
+    with claim.while_reading(), pytest.raises(WattfareError, match="large requests"):
+        await aread_body(request, 2_000_000)
+    assert stream.count < 400_000
 
 
 def test_body_is_read_up_to_the_limit() -> None:

@@ -37,6 +37,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
 from wattfare_mw import Wattfare, WattfareAuthError, WattfareBudgetExceededError, WattfareError
+from wattfare_mw.body_memory import MAX_PAYER_BYTES
 
 
 def by_header(request: flask.Request) -> str | None:
@@ -215,7 +216,11 @@ def send_body(
 ) -> Any:
     environ: dict[str, Any] = {}
     if chunked:  # otherwise the test client would send the length
-        environ = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+        environ = {
+            "wsgi.input_terminated": True,
+            "HTTP_TRANSFER_ENCODING": "chunked",
+            "CONTENT_LENGTH": "",
+        }
     return app.test_client().post(
         INFERENCE,
         input_stream=stream or io.BytesIO(body),
@@ -223,6 +228,20 @@ def send_body(
         content_type="application/json",
         environ_overrides=environ,
     )
+
+
+def test_body_of_unknown_length_takes_bounded_memory(
+    at_fake: dict[str, Any], fake: FakeWattfare
+) -> None:
+    app = flask.Flask("app")
+    extension = WattfareMiddleware(app, resolve_user=lambda request: "u1", **at_fake)
+    claim = extension._extensions[0]._gate._bodies.claim("u1")
+    claim.grow(MAX_PAYER_BYTES)
+    stream = Counted(b"x" * 1_000_000)
+    assert send_body(app, b"", chunked=True, stream=stream).status_code == 503
+    assert stream.count < 200_000
+    claim.release()
+    extension.close()
 
 
 class Pieces(io.BytesIO):

@@ -21,6 +21,9 @@ from support.drivers import (
 from support.drivers import asgi_app as _app
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 
+from wattfare_mw.body_memory import MAX_PAYER_BYTES
+from wattfare_mw.middleware.wsgi import PIECE_BYTES
+
 Start = Callable[..., Any]
 
 
@@ -162,6 +165,21 @@ def test_wsgi_undeclared_body_is_read_up_to_the_limit(wsgi: Any, fake: FakeWattf
     body = Input(b"x" * 10_000)
     assert ask_wsgi(wsgi, JSON, body, **{"wsgi.input_terminated": True}) == 413
     assert body.given <= 101 + body.piece
+    assert not fake.exchanges
+
+
+def test_wsgi_undeclared_body_takes_bounded_memory(fake: FakeWattfare) -> None:
+    """The second body of a user is refused when it is too large, not after its end."""
+    driver = WSGIDriver(
+        resolve_user=lambda request: "user_1", secret_key=SECRET_KEY, base_url=fake.url
+    )
+    claim = driver.middleware._gate._bodies.claim("user_1")
+    claim.grow(MAX_PAYER_BYTES - 2 * PIECE_BYTES)
+    body = Input(b"x" * 20 * PIECE_BYTES, 10 * PIECE_BYTES)
+    assert ask_wsgi(driver, JSON, body, **{"wsgi.input_terminated": True}) == 503
+    assert body.given == 3 * PIECE_BYTES
+    claim.release()
+    driver.close()
     assert not fake.exchanges
 
 

@@ -187,9 +187,11 @@ class WattfareASGIMiddleware(_Base):
             if not callable(body):
                 receive = _receive_from(body)
                 return await read_body(receive, command.limit, cut_short, command.claim)
-            whole = await body(command.limit)
-            if command.claim is not None:
-                command.claim.grow(len(whole))
+            if command.claim is None:
+                return await body(command.limit)
+            with command.claim.while_reading():
+                whole = await body(command.limit)
+            command.claim.grow(len(whole))
             return whole
 
         def perform(command: Any) -> Awaitable[Any]:

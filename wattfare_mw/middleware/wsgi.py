@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
+from .. import body_memory
 from ..client import AsyncWattfare, SyncRunner, Wattfare, client_for, in_request
 from ..current import CurrentRequest, around_wsgi
 from ..errors import WattfareError
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from .factory import WattfareMiddleware as _Base
 else:
     _Base = Middleware
+
+#: How many bytes of a body to read at a time. The length of a body may be unknown, so its claim on
+#: memory grows after each piece.
+PIECE_BYTES = 2**16
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -178,7 +183,8 @@ class WattfareWSGIMiddleware(_Base):
                 announced = request.headers.common.get("content-length", "")
                 if announced.isdecimal():
                     command.claim.grow(int(announced))  # the gate has checked the length
-                body = read_input(command.limit)
+                with command.claim.while_reading():
+                    body = read_input(command.limit)
                 command.claim.grow(len(body))
                 return body
             return runner.perform(command)
@@ -318,11 +324,17 @@ def read_body(environ: Environ, limit: int) -> bytes:
 
 
 def read_up_to(size: int, read: Callable[[int], bytes]) -> bytes:
-    """Read up to ``size`` bytes from a stream that may return fewer at a time."""
+    """Read up to ``size`` bytes from a stream that may return fewer at a time.
+
+    Raises:
+        WattfareError: ``upstream``, 503; there is not enough memory for this body.
+    """
     parts: list[bytes] = []
-    while size > 0 and (part := read(size)):
+    received = 0
+    while received < size and (part := read(min(size - received, PIECE_BYTES))):
         parts.append(part)
-        size -= len(part)
+        received += len(part)
+        body_memory.grow(received)
     return b"".join(parts)
 
 
