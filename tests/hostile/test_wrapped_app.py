@@ -111,6 +111,46 @@ def test_dependency_override_takes_effect(twice: Any) -> None:
     assert "dependency_overrides" not in vars(app)
 
 
+class Configured:
+    """An app with each kind of attribute: its own, its class's, and a property without deleter."""
+
+    inherited = "real"
+
+    def __init__(self) -> None:
+        self.own = self._setting = "real"
+
+    @property
+    def setting(self) -> str:
+        return self._setting
+
+    @setting.setter
+    def setting(self, value: str) -> None:
+        self._setting = value
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["own", "inherited", "setting"])
+def test_patched_attribute_is_restored(twice: Any, name: str) -> None:
+    inner = Configured()
+    before = {**vars(inner)}
+    app: Any = twice(inner)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for value in ("one", "two"):
+            monkeypatch.setattr(app, name, value)
+            assert getattr(inner, name) == value
+        with patch.object(app, name, "three"):
+            assert getattr(inner, name) == "three"
+        assert getattr(inner, name) == "two"
+    assert getattr(inner, name) == "real"
+    assert vars(inner) == before
+    if name == "own":
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.delattr(app, name)
+            assert not hasattr(inner, name)
+        assert vars(inner) == before
+
+
 def test_new_attributes_stay_on_the_middleware(twice: Any) -> None:
     inner = Starlette()
     app: Any = twice(inner)

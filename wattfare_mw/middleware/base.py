@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from functools import cached_property
@@ -18,6 +20,10 @@ from ..users import ResolveUser
 from ..web import Request
 from .gate import Gate
 from .options import HEARTBEAT_SECONDS, INFERENCE_PATH, STATUS_PATH, TOKEN_PATH, OnUsage
+
+#: The maximum number of nested changes of one attribute of the app that can be undone.
+MAX_PREVIOUS = 8
+_MISSING = object()
 
 
 class Middleware:
@@ -111,24 +117,37 @@ class Middleware:
         if name == "app" and "_routes" in self.__dict__:
             self._app_and_range = (self.around(value), *self._app_and_range[1:])
         if self._is_attribute_of_app(name):
+            previous = _own_value(self.app, name)
             setattr(self.app, name, value)
+            self._previous(name).append(previous)
         else:
             object.__setattr__(self, name, value)
 
+    # pytest's `monkeypatch` and unittest's `patch.object` find the attribute of the app neither in
+    # our `__dict__` nor in our class. To undo a change, they delete the attribute, as if its old
+    # value were behind it. So the old value returns.
+
     def __delattr__(self, name: str) -> None:
-        if self._is_attribute_of_app(name):
-            delattr(self.app, name)
-            # If the attribute is set again, as by unittest's `patch.object`, it must be set on the
-            # app.
-            self.__dict__.setdefault("_deleted", set()).add(name)
-        else:
+        if not self._is_attribute_of_app(name):
             object.__delattr__(self, name)
+            return
+        previous = self._previous(name)
+        value = previous.pop() if previous else _MISSING
+        if value is _MISSING:
+            delattr(self.app, name)
+        else:
+            setattr(self.app, name, value)
+
+    def _previous(self, name: str) -> deque[Any]:
+        """The last values that were replaced through the middleware."""
+        changed: dict[str, deque[Any]] = self.__dict__.setdefault("_changed", {})
+        return changed.setdefault(name, deque(maxlen=MAX_PREVIOUS))
 
     def _is_attribute_of_app(self, name: str) -> bool:
         own = self.__dict__
         return not (
             name.startswith("_") or name in own or "app" not in own or hasattr(type(self), name)
-        ) and (hasattr(self.app, name) or name in own.get("_deleted", ()))
+        ) and (hasattr(self.app, name) or name in own.get("_changed", ()))
 
     def around(self, app: Any) -> Any:
         """Wrap the app, so that its requests have a current user. Without the option
@@ -235,3 +254,11 @@ class Middleware:
     def __repr__(self) -> str:
         # A traceback may show an object whose `__init__` failed.
         return f"{type(self).__name__}({getattr(self, 'app', None)!r})"
+
+
+def _own_value(app: Any, name: str) -> Any:
+    """The value of an attribute that is the app's own, and not its class's. Otherwise
+    ``_MISSING``."""
+    if inspect.isdatadescriptor(inspect.getattr_static(type(app), name, None)):
+        return getattr(app, name, _MISSING)
+    return getattr(app, "__dict__", {}).get(name, _MISSING)
