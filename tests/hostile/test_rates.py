@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,22 @@ def test_counters_reset_and_are_removed() -> None:
     for number in range(50, 80):
         add(f"user{number}")
     assert len(counters._kinds["kind"]) == 31
+
+
+@pytest.mark.parametrize("step", [-30, -3600, 30, 3600])
+def test_clock_change_makes_no_client_wait_longer(step: int) -> None:
+    now = 1.7e9 + 1 / 3
+    limits = RateLimits(calls_per_user=3, clock=lambda: now)
+    for _ in range(4):
+        with suppress(WattfareRateLimitError):
+            limits.call("app", "user", None)
+    with pytest.raises(WattfareRateLimitError):
+        limits.call("app", "user", None)
+    now += step
+    with suppress(WattfareRateLimitError):
+        limits.call("app", "user", None)
+    now += 60
+    limits.call("app", "user", None)
 
 
 # -- the middleware

@@ -330,7 +330,9 @@ class Counters:
             counters = self._kinds[command.kind] = OrderedDict()
         now = self._clock()
         found = counters.get(command.key)
-        if found is not None and now < found[1]:
+        # If the clock was set back, the old window would last too long, so a new one starts. (The
+        # second allows for rounding.)
+        if found is not None and 0 < found[1] - now <= command.seconds + 1:
             found[0] += command.amount
             return found[0]
         counters.pop(command.key, None)
