@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 from .errors import invalid_request
 from .logs import get_logger
@@ -163,9 +164,13 @@ def check_origins(origins: Iterable[str]) -> Collection[str]:
     single string is one origin.
 
     Raises:
+        TypeError: the origins are not a collection of strings.
         ValueError: an origin is invalid. The message says what to write.
     """
-    checked = [origins] if isinstance(origins, str) else list(origins)
+    given: Any = [origins] if isinstance(origins, str) else origins
+    checked: list[Any] | None = [*given] if isinstance(given, Iterable) else None
+    if checked is None or not all(isinstance(origin, str) for origin in checked):
+        raise TypeError("allowed_origins must be a list of origins, such as ['https://a.example']")
     for origin in checked:
         fault = fault_in(origin)
         if fault is not None:

@@ -216,7 +216,8 @@ def test_refusal_says_that_only_calls_in_flight_hold_the_budget(
     assert error["message"].endswith((" second.", " seconds."))
     # It says nothing about other users.
     app.connect("u2", monthlyUsd=0.0001)
-    assert error_in(ask(app, user="u2"))["limitedBy"] == "cap"
+    error = error_in(ask(app, user="u2"))
+    assert (error["limitedBy"], error["remainingUsd"]) == ("cap", 0.0001)
     turnstile.free.release()
     assert first.result(PATIENCE).status_code == 200
 

@@ -90,6 +90,12 @@ def test_impossible_origin_of_a_browser_is_refused(origin: str, advice: str) -> 
     assert advice in str(raised.value)
 
 
+@pytest.mark.parametrize("origins", [None, 5, True, b"https://a.example", [None], [["a"]]])
+def test_origins_of_another_type_are_refused(origins: Any) -> None:
+    with pytest.raises(TypeError, match="allowed_origins must be a list of origins"):
+        check_origins(origins)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
