@@ -6,7 +6,7 @@ Small bodies are not counted, so large bodies never cause a small one to be refu
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Generator, Hashable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Self
@@ -82,7 +82,7 @@ class BodyClaim:
             self._size = size
 
     @contextmanager
-    def while_reading(self) -> Iterator[None]:
+    def while_reading(self) -> Generator[None]:
         """In this block, functions that read a body can grow this claim with :func:`grow`."""
         token = _READING.set(self)
         try:

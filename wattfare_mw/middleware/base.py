@@ -259,6 +259,6 @@ class Middleware:
 def _own_value(app: Any, name: str) -> Any:
     """The value of an attribute that is the app's own, and not its class's. Otherwise
     ``_MISSING``."""
-    if inspect.isdatadescriptor(inspect.getattr_static(type(app), name, None)):
+    if inspect.isdatadescriptor(inspect.getattr_static(app.__class__, name, None)):
         return getattr(app, name, _MISSING)
     return getattr(app, "__dict__", {}).get(name, _MISSING)
