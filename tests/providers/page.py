@@ -33,9 +33,9 @@ python -m providers
 _RULES = """
 ## The rules
 
-- If the provider reports a cost, the service bills this cost. Otherwise, it bills the reported tokens, at the price in the upstream's list or the published price of `genai-prices`. If the provider reports no tokens, the service bills the tokens that it counted.
+- If the provider reports a cost, the service bills this cost. Otherwise, it bills the reported tokens, at [the model's price](models-and-prices.md#an-upstream). If the provider reports no tokens, the service bills the tokens that it counted.
 - The service ignores impossible parts of a usage, and uses the other parts.
-- If a stream reports its usage several times, the last report counts.
+- If a stream reports its usage several times, the last report counts. If each report counts only its own chunk, the service adds the reports.
 - `usage.cost` in the answer is what the user is billed.
 - A bill never exceeds the reservation.
 
