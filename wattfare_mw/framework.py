@@ -39,8 +39,8 @@ A middleware that wraps the app needs no code for the option ``current_user`` (s
 - ``current_request_class``: a class attribute. The class of the objects that ``current_request()``
   returns.
 - ``keep_context()``: saves the framework's context variables (WSGI only). Call it in each request,
-  after the framework has set them. A streamed body may run without these variables. If it is the
-  first to use the current user, ``resolve_user`` is called with the saved variables. An adapter can
+  after the framework has set them. A streamed body may run without these variables. If the current
+  user is first used in such a body, ``resolve_user`` runs with the saved variables. An adapter can
   override ``context_of(request)`` to choose when the saved variables are used.
 
 A :class:`CurrentRequest` has these methods:

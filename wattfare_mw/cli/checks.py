@@ -38,7 +38,8 @@ USER = "wattfare-doctor"
 #: A built-in model that pauses before each word, so the events of its stream arrive separately.
 SLOW_MODEL = "wattfare/echo-slow"
 WORDS = "one two three four five six seven eight"
-#: If the events of a stream arrive within a smaller share of its duration, it is buffered.
+#: The events of a stream must be spread over at least this part of its duration. Otherwise, a proxy
+#: buffers the stream.
 LEAST_SPREAD = 0.3
 SHOWN_MODELS = 5
 

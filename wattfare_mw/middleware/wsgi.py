@@ -58,7 +58,8 @@ class WattfareWSGIMiddleware(_Base):
         hide_secret_key(options)
         check_options(options)
         super().__init__(app, **options)
-        # A WSGI environ has the bytes of a path as latin-1. The order of UTF-8 is that of strings.
+        # A WSGI environ has the UTF-8 bytes of a path as latin-1 text. These texts sort in the same
+        # order as the paths, so the range of paths stays correct.
         called, first, last = self._app_and_range
         self._app_and_range = called, _latin_1(first), _latin_1(last)
         if self._owns_client:
@@ -339,8 +340,8 @@ def read_up_to(size: int, read: Callable[[int], bytes]) -> bytes:
 
 
 def read_limited(limit: int, read: Callable[[int], bytes]) -> bytes:
-    """Read a body within a limit. ``read`` is asked for one byte more than the limit, to detect a
-    larger body without an announced length.
+    """Read a body within a limit. It calls ``read`` with one byte more than the limit, to detect a
+    larger body that has no ``Content-Length``.
 
     Raises:
         WattfareError: see :func:`read_body`.

@@ -4,9 +4,9 @@ The rule is in :func:`_admit`. A single user or address must not use up the limi
 
 - Each user and each address has its own limit. Requests above it do not count against the app's
   limit.
-- The first requests of a user or an address in a minute (``fair``) count only against the app's
-  limit. All further requests together may use half of the app's limit, so the other half is left
-  for users with few requests.
+- The first requests of a user or an address in a minute (``fair``) may use the app's whole limit.
+  All further requests together may use half of it, so the other half is left for users with few
+  requests.
 
 Inference calls and failed authentications are counted in this process, because a query to Redis
 would take longer than the rest of a call. Other requests are counted in Redis, if it is configured.
@@ -50,9 +50,10 @@ class Rate(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         what: the kind of request, in the plural.
-        per: what has a counter of its own: a user or an address.
+        per: what each counter is for: a user or an address.
         most: the limit of one user or address; None for no limit.
-        fair: how many of these requests count only against the app's limit.
+        fair: how many requests of one user or address may use the app's whole limit. Further ones
+            may use half of it.
         app: the limit of one app; None for no limit.
     """
 

@@ -63,7 +63,8 @@ def orphaned_calls(sql: Sql, *, keep_streams: bool = False) -> list[tuple[str, A
 
 def take_over(sql: Sql, holder: str) -> list[OrphanedStream]:
     """Make this process the holder of up to ``SWEEP_BATCH`` streams whose process has no valid
-    lease, and whose true cost the provider can report. Their reservations stay until then."""
+    lease, and whose true cost the provider can report. Their reservations stay until this process
+    settles them."""
     holders, calls = schema.holders.c, schema.reservations
     if sql.execute(select(holders.id).where(holders.id == holder)).first() is None:
         return []  # the lease of this process has expired

@@ -32,11 +32,12 @@ _MESSAGES = (
 _WRAPPERS = ("error", "errors", "detail", "base_resp", "fault", "err")
 #: The fields with the time to wait, in seconds.
 _DELAYS = ("retry_after", "retry_after_seconds", "retryAfter")
-#: The header of OpenRouter that has the end of a rate limit, which it quotes in the error.
+#: The name of OpenRouter's header with the end of a rate limit. The error has a copy of the header.
 _RESET = "X-RateLimit-Reset"
 _MILLISECONDS = re.compile(r"\d{13}", re.ASCII)
 #: MiniMax's own codes, which it sends under status 200: platform.minimax.io/docs/api-reference/
-#: errorcode. The limits are those of requests, tokens, connections, growth and a plan's window.
+#: errorcode. The codes for 429 mean limits of requests, tokens, connections, growth and the time
+#: window of a plan.
 _STATUS_OF_MINIMAX = {
     **dict.fromkeys((1002, 1039, 1041, 2045, 2056), 429),
     **dict.fromkeys((1004, 2049), 401),
@@ -103,7 +104,7 @@ def in_success(answer: object) -> ParsedError | None:
 
 
 def _has_error(fields: dict[str, Any]) -> bool:
-    """True if there is an error. Gateways in Go write one without content into each answer."""
+    """True if there is an error with content. Gateways in Go add an empty error to each answer."""
     error = fields.get("error")
     if isinstance(error, dict):
         return any(cast("dict[str, Any]", error).values())
@@ -242,7 +243,7 @@ def _code(fields: dict[str, Any]) -> str | None:
     return None
 
 
-#: Words in the place of a code that say nothing.
+#: Words that providers send as a code, but that do not name a kind of error.
 _NO_CODES = frozenset({"error", "fail", "failed", "failure"})
 
 

@@ -232,8 +232,8 @@ _TABLE_NAMES = {
     "requests_kcount": "request",
     "web_searches_kcount": "search",
 }
-#: Rates that never apply: the service refuses videos and stored files, and a document in a chat is
-#: billed by its tokens.
+#: Rates that the service ignores: it does not count the tokens of videos and cached images
+#: separately, it refuses stored files, and it bills a document in a chat by its tokens.
 _TABLE_CANNOT_COUNT = frozenset(
     {
         "cache_image_read_mtok",
