@@ -56,7 +56,7 @@ class Chunk(msgspec.Struct, frozen=True):
         tool_calls: the tool calls that this chunk completes. Incomplete tool calls are not in it.
         finish_reason: why the answer ended. Only the last chunk of the answer has it.
         usage: the tokens of the call. Only the chunk that reports them has it.
-        cost_usd: the billed cost, in USD. The same chunk has it.
+        cost_usd: the billed cost, in USD. Only the chunk that reports it has it.
         raw: the received chunk, with all its fields.
     """
 
@@ -330,7 +330,7 @@ class _OpenCall:
         return ToolCall(self.id or "", self.name or "", self.arguments, self.type or "function")
 
 
-#: Larger arguments are not checked for completeness, in characters.
+#: Arguments with more characters are not checked for completeness.
 _MOST_LOOKED_AT = 2**14
 
 

@@ -11,7 +11,8 @@ from .errors import WattfareError, WattfareNetworkError, WattfareRateLimitError
 MAX_RETRY_DELAY = 30.0
 #: Inside a request to an app, a call is retried at most once, after this time, in seconds.
 REQUEST_RETRY_DELAY = 0.1
-#: Inside a request to an app, a call that took longer than this to fail is not retried, in seconds.
+#: Inside a request to an app, a call is not retried if it took longer than this to fail. In
+#: seconds.
 REQUEST_RETRY_WITHIN = 1.0
 
 

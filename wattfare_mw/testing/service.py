@@ -307,7 +307,7 @@ class WattfareService:
         times: int = 1,
         on: FailOn = "model",
     ) -> None:
-        """Make the next call fail, for any user. The call is not billed.
+        """Make the next call fail, for any user. Without ``after``, the call is not billed.
 
         Args:
             code: ``not_connected``, ``budget_exceeded``, ``funding_invalid``, ``grant_invalid``,
