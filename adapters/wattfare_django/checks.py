@@ -11,14 +11,12 @@ from typing import Any
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from wattfare_mw.framework import WattfareError
 
-from .conf import read_setting
+from .conf import OUR_MIDDLEWARE, place_of, read_setting
 
 _OURS = "wattfare_django.WattfareMiddleware"
-_OUR_CLASS = "wattfare_django.middleware.WattfareMiddleware"
 #: The middleware for ASGI and WSGI apps, which Django cannot load.
 _PLAIN = "wattfare_mw.WattfareMiddleware"
 _AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
@@ -58,21 +56,20 @@ def check_setting(**_options: Any) -> list[Any]:
 def check_middleware(**_options: Any) -> list[Any]:
     """Check that the middleware is installed, and that it comes after the middleware that sets
     ``request.user``."""
-    names = list(settings.MIDDLEWARE)
-    ours = _place(names, _OUR_CLASS)
+    ours = place_of(OUR_MIDDLEWARE)
     if ours is None:
         return [
             checks.Warning(
                 "WattfareMiddleware is not in MIDDLEWARE, so Wattfare's paths do not exist.",
                 hint=f"Replace {_PLAIN!r} with {_OURS!r}."
-                if _PLAIN in names
+                if _PLAIN in settings.MIDDLEWARE
                 else f"Add {_OURS!r} at the end of MIDDLEWARE.",
                 id="wattfare.W001",
             )
         ]
     found: list[Any] = []
-    authentication = _place(names, _AUTHENTICATION)
-    session = _place(names, _SESSION)
+    authentication = place_of(_AUTHENTICATION)
+    session = place_of(_SESSION)
     by_default = not _has_resolve_user()
     if authentication is None and by_default:
         found.append(
@@ -96,7 +93,7 @@ def check_middleware(**_options: Any) -> list[Any]:
                     id="wattfare.E003" if kind is checks.Error else "wattfare.W003",
                 )
             )
-    if _place(names, _GZIP) is not None:
+    if place_of(_GZIP) is not None:
         found.append(
             checks.Warning(
                 "GZipMiddleware buffers streams. Wattfare's own paths are not affected, but a"
@@ -115,19 +112,3 @@ def _has_resolve_user() -> bool:
         return "resolve_user" in read_setting()
     except ImproperlyConfigured:  # check_setting reports it
         return False
-
-
-def _place(names: list[str], wanted: str) -> int | None:
-    """The index of this middleware, or of a subclass of it."""
-    for place, name in enumerate(names):
-        if name == wanted or wanted in _names_of_bases(name):
-            return place
-    return None
-
-
-def _names_of_bases(name: str) -> set[str]:
-    try:
-        middleware = import_string(name)
-    except Exception:  # Django reports it when it loads the middleware
-        return set()
-    return {f"{base.__module__}.{base.__qualname__}" for base in getattr(middleware, "__mro__", ())}

@@ -1,4 +1,4 @@
-"""Reads the setting ``WATTFARE``."""
+"""Reads the settings ``WATTFARE`` and ``MIDDLEWARE``."""
 
 # Django has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -16,6 +16,8 @@ from wattfare_mw.framework import Options, hide_secret_key, unknown_option
 
 #: The middleware's options, by their names in the setting.
 OPTIONS = {name.upper(): name for name in Options.__annotations__}
+#: Our middleware, by the module that defines it.
+OUR_MIDDLEWARE = "wattfare_django.middleware.WattfareMiddleware"
 #: The options that may be the dotted path of an object.
 _IMPORTED = {"ACCOUNT_LABEL", "CLIENT", "ON_USAGE", "REQUEST_LIMIT", "RESOLVE_USER"}
 
@@ -39,6 +41,26 @@ def read_setting() -> dict[str, Any]:
         if name not in OPTIONS:
             raise ImproperlyConfigured(unknown_option("WATTFARE", name, OPTIONS))
     return {OPTIONS[name]: _value(name, given[name]) for name in given}
+
+
+def place_of(middleware: str) -> int | None:
+    """The index in ``MIDDLEWARE`` of this class or of a subclass of it.
+
+    Args:
+        middleware: the module and the name of the class.
+    """
+    for place, name in enumerate(settings.MIDDLEWARE):
+        if name == middleware or middleware in _names_of_bases(name):
+            return place
+    return None
+
+
+def _names_of_bases(name: str) -> set[str]:
+    try:
+        middleware = import_string(name)
+    except Exception:  # Django reports it when it loads the middleware
+        return set()
+    return {f"{base.__module__}.{base.__qualname__}" for base in getattr(middleware, "__mro__", ())}
 
 
 def _hide_key(given: dict[Any, Any]) -> None:

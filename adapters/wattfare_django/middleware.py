@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from asgiref.sync import async_to_sync, markcoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -30,6 +30,7 @@ from wattfare_mw.framework import (
 )
 
 from .conf import read_setting
+from .cors import find_cors
 from .current import CurrentDjangoRequest, end_with
 from .messages import aread_body, django_response, our_request, plain_response, read_body
 from .users import (
@@ -194,6 +195,10 @@ class SyncDriver(WattfareWSGIMiddleware):
     let_through = DJANGO_ANSWERS
     current_request_class = CurrentDjangoRequest
 
+    def __init__(self, app: Any, **options: Unpack[Options]) -> None:
+        self.find_app_cors = find_cors()
+        super().__init__(app, **options)
+
     @classmethod
     def from_setting(cls) -> SyncDriver:
         """The driver with the options of the setting."""
@@ -204,6 +209,10 @@ class AsyncDriver(WattfareASGIMiddleware):
     """Answers requests under ASGI."""
 
     let_through = DJANGO_ANSWERS
+
+    def __init__(self, app: Any, **options: Unpack[Options]) -> None:
+        self.find_app_cors = find_cors()
+        super().__init__(app, **options)
 
     @classmethod
     def from_setting(cls) -> AsyncDriver:

@@ -7,6 +7,7 @@ from typing import Any
 
 from wattfare_mw.framework import AsyncWattfare, ResolveUser, Wattfare, adapt_function
 
+from .cors import find_cors
 from .messages import our_request, plain_response
 from .users import (
     DJANGO_ANSWERS,
@@ -51,6 +52,7 @@ def session_view(
         account_label=adapted(account_label),
         allowed_origins=allowed_origins,
         let_through=DJANGO_ANSWERS,
+        app_cors=find_cors(),
     )
 
     def wattfare_session(request: Any) -> Any:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
+from corsheaders.signals import check_request_enabled
+from django.core.asgi import get_asgi_application
+from django.core.handlers.wsgi import WSGIHandler
+from django.test import override_settings
+from django.urls import path as django_path
 from fastapi import FastAPI
 from flask import Flask
 from flask_cors import CORS
@@ -19,13 +25,18 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
+from support.django_project import MIDDLEWARE
 from support.fake_wattfare import FakeWattfare
 from support.rules import INFERENCE, JSON, MODELS, STATUS, TOKEN, ask
+from wattfare_django import session_view as django_session_view
 from wattfare_fastapi import add_wattfare as add_to_fastapi
 from wattfare_flask import WattfareMiddleware as FlaskWattfare
 from wattfare_litestar import WattfarePlugin
 from wattfare_starlette import WattfareMiddleware, add_wattfare
 
+from wattfare_mw import Wattfare
+
+pytestmark = pytest.mark.usefixtures("project")
 OURS = "https://app.example.com"
 STRANGER = "https://evil.example.org"
 
@@ -99,7 +110,36 @@ def flask_cors_last(cors: dict[str, Any], options: dict[str, Any]) -> Any:
     return app
 
 
+@dataclass
+class DjangoProject:
+    settings: dict[str, Any]
+    is_async: bool
+
+
+CORS_HEADERS = "corsheaders.middleware.CorsMiddleware"
+
+
+def django(middleware: list[str], *, is_async: bool) -> Build:
+    def build(cors: dict[str, Any], options: dict[str, Any]) -> Any:
+        origins = cors.get("allow_origins", [])
+        settings = {
+            "MIDDLEWARE": middleware,
+            "WATTFARE": {name.upper(): value for name, value in options.items()}
+            | {"RESOLVE_USER": user},
+            "CORS_ALLOWED_ORIGINS": [origin for origin in origins if origin != "*"],
+            "CORS_ALLOW_ALL_ORIGINS": "*" in origins,
+            "CORS_ALLOWED_ORIGIN_REGEXES": [*filter(None, [cors.get("allow_origin_regex")])],
+            "CORS_ALLOW_CREDENTIALS": cors.get("allow_credentials", False),
+        }
+        return DjangoProject(settings, is_async)
+
+    return build
+
+
 BUILDS: dict[str, Build] = {
+    "django, cors first": django([CORS_HEADERS, *MIDDLEWARE], is_async=False),
+    "django, cors last": django([*MIDDLEWARE, CORS_HEADERS], is_async=True),
+    "async django, cors first": django([CORS_HEADERS, *MIDDLEWARE], is_async=True),
     "fastapi, cors first": cors_first(FastAPI, add_to_fastapi),
     "fastapi, cors last": cors_last(FastAPI, add_to_fastapi),
     "starlette, cors first": cors_first(Starlette, add_wattfare),
@@ -122,13 +162,25 @@ def build(request: pytest.FixtureRequest) -> Build:
 
 @contextmanager
 def served(app: Any) -> Iterator[Any]:
+    if isinstance(app, DjangoProject):
+        with override_settings(**app.settings):
+            if app.is_async:  # Django has no lifespan
+                yield TestClient(get_asgi_application())
+            else:
+                with over_wsgi(WSGIHandler()) as client:
+                    yield client
+        return
     if isinstance(app, Flask):
-        with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://testserver") as one:
-            yield one
+        with over_wsgi(app) as client:
+            yield client
         return
     client = LitestarClient(app) if isinstance(app, Litestar) else TestClient(app)
     with client:
         yield client
+
+
+def over_wsgi(app: Any) -> httpx.Client:
+    return httpx.Client(transport=httpx.WSGITransport(app), base_url="http://testserver")
 
 
 def page(origin: str, *, cookie: bool = False, **more: str) -> dict[str, str]:
@@ -206,7 +258,7 @@ WILDCARDS: dict[str, dict[str, Any]] = {
     "any site": {"allow_origin_regex": r"https?://.*"},
 }
 #: One app for each library that has the settings, and each app with a list and with a pattern.
-READERS = ("starlette, cors first", "litestar", "flask, cors first")
+READERS = ("starlette, cors first", "litestar", "flask, cors first", "django, cors first")
 WILD_APPS = [
     pytest.param(build, allow, id=f"{name}-{build}")
     for name, allow in WILDCARDS.items()
@@ -236,7 +288,8 @@ def test_wildcard_admits_no_origin(
                 answer = client.get(path, headers=page(origin, cookie=True))
                 readable = "access-control-allow-origin" in answer.headers
                 assert answer.status_code == 403 or not readable
-        warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
+        records = [r for r in caplog.records if r.name == "wattfare_mw"]
+        warnings = [r for r in records if r.levelno == logging.WARNING]
         assert [r for r in warnings if "paths ignore them" in r.message] == warnings
         assert len(warnings) == 1
     assert all(exchange.method == "GET" for exchange in fake.exchanges)
@@ -279,3 +332,45 @@ def test_app_without_cors_admits_no_other_origin(at_fake: dict[str, Any]) -> Non
             answer = client.post(TOKEN, headers=page(OURS))
             assert answer.status_code == 403
             assert "vary" not in answer.headers
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_signal_of_django_cors_headers_admits_no_origin(
+    is_async: bool, at_fake: dict[str, Any], fake: FakeWattfare
+) -> None:
+    def allow(sender: Any, **_more: Any) -> bool:
+        return True
+
+    build = django([CORS_HEADERS, *MIDDLEWARE], is_async=is_async)
+    check_request_enabled.connect(allow)
+    try:
+        with served(build({"allow_credentials": True}, at_fake)) as client:
+            for method, path in (("POST", TOKEN), ("GET", STATUS)):
+                answer = client.request(method, path, headers=page(STRANGER, cookie=True))
+                assert answer.status_code == 403
+    finally:
+        check_request_enabled.disconnect(allow)
+    assert not fake.exchanges
+
+
+def test_django_cors_settings_apply_only_to_their_paths(at_fake: dict[str, Any]) -> None:
+    app = django([CORS_HEADERS, *MIDDLEWARE], is_async=False)({"allow_origins": [OURS]}, at_fake)
+    app.settings["CORS_URLS_REGEX"] = "^/api/wattfare/"
+    with served(app) as client:
+        assert client.get(STATUS, headers=page(OURS)).status_code == 200
+        assert client.post(TOKEN, headers=page(OURS)).status_code == 403
+
+
+@pytest.mark.parametrize("wild", [False, True])
+def test_django_cors_settings_apply_to_a_session_view(wild: bool, at_fake: dict[str, Any]) -> None:
+    app = django([*MIDDLEWARE, CORS_HEADERS], is_async=False)(
+        {"allow_origins": [OURS, "*"] if wild else [OURS], "allow_credentials": True}, at_fake
+    )
+    with Wattfare(**at_fake) as wf:
+        # The view reads the settings when the project starts.
+        with override_settings(**app.settings):
+            app.settings["ROOT_URLCONF"] = (django_path("token", django_session_view(wf, user)),)
+        with served(app) as client:
+            answer = client.post("/token", headers=page(OURS, cookie=True))
+            assert answer.status_code == (403 if wild else 200)
+            assert client.post("/token", headers=page(STRANGER)).status_code == 403
