@@ -46,7 +46,7 @@ def check_setting(**_options: Any) -> list[Any]:
         return [
             checks.Error(
                 str(error),
-                hint="Correct the setting WATTFARE. docs/django.md lists its options.",
+                hint="Correct the setting WATTFARE. docs/middleware.md lists its options.",
                 id="wattfare.E002",
             )
         ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from decimal import Decimal
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -47,6 +49,7 @@ from wattfare_mw.middleware.options import Options
 
 pytestmark = pytest.mark.usefixtures("project")
 HERE = __name__
+ROOT = Path(__file__).parents[2]
 OURS = "wattfare_django.WattfareMiddleware"
 
 
@@ -582,7 +585,9 @@ def test_invalid_setting_raises_improperly_configured(
         Browser(kind).get("/count")
     (error,) = checks.run_checks()
     assert error.id in ("wattfare.E001", "wattfare.E002")
-    assert error.hint
+    if error.id == "wattfare.E002":
+        (page,) = re.findall(r"docs/\S+\.md", error.hint)
+        assert "`max_calls_per_user`" in (ROOT / page).read_text()
 
 
 def test_missing_secret_key_raises(
