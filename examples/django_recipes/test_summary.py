@@ -1,5 +1,6 @@
 """Tests of a Django project: `python manage.py test`."""
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import TestCase, override_settings
 
@@ -9,8 +10,8 @@ from wattfare_mw.testing import WattfareService
 class SummaryTest(TestCase):
     def setUp(self) -> None:
         self.wattfare = self.enterContext(WattfareService())
-        options = {"SECRET_KEY": self.wattfare.secret_key, "BASE_URL": self.wattfare.url}
-        self.enterContext(override_settings(WATTFARE=options))
+        service = {"SECRET_KEY": self.wattfare.secret_key, "BASE_URL": self.wattfare.url}
+        self.enterContext(override_settings(WATTFARE=settings.WATTFARE | service))
         self.ann = User.objects.create_user("ann")
 
     def test_user_pays_for_a_summary(self) -> None:

@@ -163,13 +163,20 @@ def test_every_recipe_is_tested() -> None:
 def test_tests_of_a_project_pass(recipe: Any) -> None:
     from django.contrib.auth.models import User
 
-    recipe("django_app")
+    asked: list[Any] = []
+
+    def resolve_user(request: Any) -> Any:
+        asked.append(request)
+        return request.user.pk
+
+    recipe("django_app", RESOLVE_USER=resolve_user)
     User.objects.all().delete()  # a project's tests start without users
     module = importlib.import_module("test_summary")
     suite = unittest.defaultTestLoader.loadTestsFromModule(module)
     result = unittest.TestResult()
     suite.run(result)
     assert (result.testsRun, result.failures, result.errors) == (2, [], [])
+    assert len(asked) == 2  # the project's own options still apply
 
 
 @pytest.mark.long
