@@ -18,7 +18,8 @@ class InThread(msgspec.Struct, frozen=True, gc=False):
     """A command: call this function in a thread. The function does no I/O, but may take long.
 
     Attributes:
-        payer: wait for this payer's turn before the call, see :mod:`.turns`. None does not wait.
+        payer: the user or the grant that pays. The call waits for its turn, see :mod:`.turns`. If
+            None, the call does not wait.
     """
 
     function: Callable[..., Any]
