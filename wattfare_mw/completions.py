@@ -323,7 +323,7 @@ class _OpenCall:
 
     @property
     def is_one(self) -> bool:
-        """True if a tool call has begun."""
+        """True if this counts as a tool call."""
         return bool(self.arguments.strip() or (self.may_be_empty and (self.id or self.name)))
 
     def whole(self) -> ToolCall:
@@ -339,8 +339,8 @@ class ToolCalls:
 
     A new id starts a new call, even if its index is 0, null or absent. A part without an id
     continues the last call with the same index. If it has no index either, it continues the last
-    call. If the provider sends no ids, a part with a name starts a new call once the arguments so
-    far are complete. ``null``, ``"null"`` as an id and ``""`` are ignored.
+    call. If the provider sends no ids, a part with a name starts a new call if its name differs, or
+    if the arguments so far are complete. ``null``, ``"null"`` as an id and ``""`` are ignored.
     """
 
     def __init__(self) -> None:
@@ -362,7 +362,7 @@ class ToolCalls:
         if call is None or self._starts_new_call(call, id_, name, arguments):
             repeats = id_ is None and call is not None and call.name == name
             call = self._begin(index)
-            call.may_be_empty = not repeats  # a repeated name does not start a new call
+            call.may_be_empty = not repeats  # a repeated name alone is not a call
         call.take(id_, name, _name(part.get("type")), arguments)
         if id_ is not None:
             self._of_id[id_] = call
