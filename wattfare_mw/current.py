@@ -66,8 +66,8 @@ class CurrentRequest:
         loop: the event loop of the request, if any.
 
     Attributes:
-        context: a context with the framework's variables, which ``resolve_user`` may need. It is
-            set if the code that first needs the user may run in another context.
+        context: a copy of the context with the framework's variables, which ``resolve_user`` may
+            need. None if the adapter has not saved one.
         has_ended: True if the request has ended. From then on, there is no current user.
     """
 
@@ -348,8 +348,8 @@ class _Body:
             self._request.end()
             _current.reset(token)
 
-    # If a server drops the body without closing it, its code must not run in the context of another
-    # request.
+    # If a server drops the body without closing it, the body's code must not run in the context of
+    # another request.
     __del__ = close
 
 
@@ -396,7 +396,7 @@ def around_wsgi(driver: Driver, app: Any) -> Any:
             raise
         finally:
             _current.reset(token)
-        # The app's code has run completely. The server sends a file itself.
+        # For a list or a file, the server runs no more code of the app.
         if isinstance(body, (list, tuple)) or _is_file(environ, body):
             request.end()
             return body  # pyright: ignore[reportUnknownVariableType]

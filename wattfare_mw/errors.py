@@ -18,13 +18,13 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
     """Why a budget does not cover a call. Each attribute is None if it is unknown.
 
     Attributes:
-        needed_usd: the minimum cost of the call, in USD.
+        needed_usd: the smallest budget that is enough for the call, in USD.
         remaining_usd: the unspent part of the limit in ``limited_by``, in USD. With
             ``in_flight``, the part that is neither spent nor reserved.
         resets_at: when the budget resets (UTC).
         limited_by: the limit that was reached. ``cap`` is the user's cap, ``ceiling`` the
-            operator's limit, and ``grant`` the grant's amount. ``in_flight``: the user's running
-            calls have reserved the rest of the budget. ``funding``: the payer's own key or account
+            operator's limit, and ``grant`` the grant's amount. ``in_flight``: running calls
+            have reserved the rest of the budget. ``funding``: the payer's own key or account
             at the provider has reached a limit.
     """
 
@@ -49,7 +49,7 @@ class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
         return fields
 
 
-#: The value for all other errors.
+#: For an error that is not about a budget.
 _NO_SHORTFALL = Shortfall()
 
 
@@ -100,7 +100,7 @@ class WattfareError(Exception):
 
     @property
     def needed_usd(self) -> Decimal | None:
-        """The minimum cost of the call, in USD; None if unknown."""
+        """The smallest budget that is enough for the call, in USD; None if unknown."""
         return self.shortfall.needed_usd
 
     @property

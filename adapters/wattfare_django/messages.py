@@ -23,7 +23,7 @@ from wattfare_mw.framework import (
     request_from_environ,
 )
 
-#: Bodies above this number of bytes are read in a thread, because Django keeps them in a file.
+#: Bodies above this number of bytes are read in a thread, because Django may keep them in a file.
 _LARGE_BODY = 2**20
 
 
@@ -81,7 +81,8 @@ def _rewind(request: Any) -> None:
 
 
 class _WholeResponse(HttpResponse):
-    """A complete response. The call counts until the server has sent it."""
+    """A complete response. The call counts as a running call until the server has sent the
+    response."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(cast("bytes", answer.body), status=answer.status, headers=answer.headers)

@@ -1,4 +1,4 @@
-"""Calls a dependency like FastAPI, but outside of an endpoint."""
+"""Calls a dependency as FastAPI does, but outside of an endpoint."""
 
 # FastAPI cannot evaluate string annotations of nested functions, so this module does not import
 # `annotations` from `__future__`.
@@ -21,7 +21,8 @@ from wattfare_mw.framework import WattfareError
 SERVED = "wattfare.served"
 _RESULT = "wattfare.result"
 _HEADERS = "wattfare.headers"
-# These headers belong to the empty response of the dependency's own request.
+# Each call of a dependency has an empty response of its own. These headers describe that response,
+# so they are not added to the real response.
 _OF_THE_BODY = frozenset({b"content-length", b"content-type"})
 # FastAPI's keys for the current route and for exception handlers. They are removed, because the
 # handlers would convert an exception of the dependency to a response, but the exception must be
@@ -131,8 +132,8 @@ def headers_set(scope: Any) -> list[tuple[bytes, bytes]]:
 
 
 def injected(app: FastAPI, option: Any) -> Any:
-    """Convert an option that is a dependency to a function of a :class:`wattfare_mw.Request`. Other
-    values, such as numbers, are returned unchanged."""
+    """Convert an option to a function of a :class:`wattfare_mw.Request`, if it is a dependency or a
+    function of FastAPI's request. Other values, such as numbers, are returned unchanged."""
     dependency = dependency_of(option)
     if dependency is not None:
         return Injected(app, dependency)
@@ -142,12 +143,13 @@ def injected(app: FastAPI, option: Any) -> Any:
 
 
 def dependency_of(option: Any) -> DependsParameter | None:
-    """The function of an option that is a dependency. None if it is not a dependency.
+    """The ``Depends`` of an option that is a dependency. None for a function that takes only the
+    request, and for other values.
 
     Raises:
         TypeError: the dependency has no function.
     """
-    if get_origin(option) is Annotated:  # the type of a parameter, such as an alias of the app
+    if get_origin(option) is Annotated:  # such as the app's `CurrentAccount`
         found = [each for each in option.__metadata__ if isinstance(each, DependsParameter)]
         option = found[-1] if found else Depends()
     if isinstance(option, DependsParameter):

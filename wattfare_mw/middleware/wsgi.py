@@ -251,7 +251,7 @@ class _Begun:
 
 
 class _Whole:
-    """A whole answer. The call counts until the server has sent it."""
+    """A whole answer. The call counts as a running call until the server has sent the answer."""
 
     def __init__(self, body: bytes, release: Callable[[], None]) -> None:
         self._body = iter((body,))

@@ -45,8 +45,9 @@ def lock_app(sql: Sql, app_id: str, *, alone: bool = False) -> None:
 
     Each transaction takes its locks in this order: the payer, approvals, the app, funding,
     connections, grants. It locks rows of the same table in the order of their keys. So there are no
-    deadlocks. The lock on an app does not block inserts of rows with a foreign key to the app,
-    because a call writes such rows while it holds a lock on its connection or its grant.
+    deadlocks. A call inserts rows with a foreign key to the app while it holds a lock on its
+    connection or its grant. PostgreSQL then also locks the app, against this order. So the lock of
+    this function does not block that one.
 
     Args:
         alone: True to allow only one transaction at a time for this app.
@@ -125,12 +126,13 @@ def connect(
     funding_id: str | None = None,
     label: str | None = None,
 ) -> bool:
-    """Connect a user's budget, or change its cap, payer and funding. If the connection was revoked
-    after this epoch, it returns False and changes nothing. An epoch of None always connects.
+    """Connect a user's budget, or change its cap, payer and funding. Returns False and changes
+    nothing if the connection was revoked after ``epoch``.
 
     A new payer replaces the previous one. Calls in flight of the previous payer are cut off.
 
     Args:
+        epoch: the number of revocations that the connection must have; None accepts any.
         payer_id: the person whose budget it is; ``""`` for none.
         funding_id: the funding that pays. None for the operator's key.
         label: the account's label, which the payer sees. None does not change it.
@@ -238,7 +240,7 @@ def revoke(
     """Revoke a connection. Its bills stay. Returns False if there is no such connection.
 
     Args:
-        payer_id: only if it is this payer's; None: any payer's.
+        payer_id: the payer of the connection; None accepts any.
     """
     table = schema.connections
     this = [table.c.app_id == app_id, table.c.user_id == user_id]
@@ -265,7 +267,7 @@ def revoke_grant(sql: Sql, app_id: str, token_hash: str, *, payer_id: str | None
     """Revoke a grant. Its calls in flight are cut off. Returns False if there is no such grant.
 
     Args:
-        payer_id: only if it is this payer's; None: any payer's.
+        payer_id: the payer of the grant; None accepts any.
     """
     table = schema.grants
     this = [table.c.token_hash == token_hash, table.c.app_id == app_id]
@@ -441,6 +443,6 @@ _HELD_BY_GRANTS = select(func.coalesce(func.sum(schema.grants.c.cap_nanos), 0)).
 
 
 def _upsert(sql: Sql, table: Any) -> Any:
-    # ON CONFLICT is the same in both databases, under two names.
+    # Both databases have ON CONFLICT, but SQLAlchemy has a separate `insert` for each.
     make: Any = sqlite.insert if sql.dialect.name == "sqlite" else postgresql.insert
     return make(table)
