@@ -220,9 +220,12 @@ _MARKS = frozenset(' "=\\')
 
 def log_event(logger: logging.Logger, event: LogEvent) -> None:
     """Log an event at the level INFO. Its record has no position in the code, because
-    ``logger.info`` would have to search the stack for it."""
+    ``logger.info`` would have to search the stack for it. The name of the file is that of logging
+    itself for an unknown position."""
     if logger.isEnabledFor(logging.INFO):
-        logger.handle(logging.LogRecord(logger.name, logging.INFO, "", 0, event, (), None))
+        logger.handle(
+            logging.LogRecord(logger.name, logging.INFO, "(unknown file)", 0, event, (), None)
+        )
 
 
 class ProcessFormatter(logging.Formatter):
