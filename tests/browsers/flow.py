@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Page, Route, expect
+from support.service import eventually
 
-from browsers.people import PATIENCE, Person
+from browsers.people import Person
 from browsers.site import Site
 
 CREATE = "Create a passkey"
@@ -96,10 +96,11 @@ class Held:
 
     def wait(self) -> None:
         """Waits until a request is held."""
-        deadline = time.monotonic() + PATIENCE / 1000
-        while not self._routes:
-            assert time.monotonic() < deadline, "no request to hold"
-            self._page.wait_for_timeout(10)  # which also runs the handler of the route
+        eventually(self._is_held)
+
+    def _is_held(self) -> bool:
+        self._page.wait_for_timeout(10)  # runs the handler of the route
+        return bool(self._routes)
 
     def release(self) -> None:
         """Sends the first of the requests."""
@@ -143,13 +144,23 @@ def user_of(person: Person, site: Site) -> str:
     return cookies["visitor"]
 
 
+#: JavaScript: what has the focus, also inside a custom element.
+FOCUSED = (
+    "(() => { let at = document.activeElement;"
+    " while (at.shadowRoot?.activeElement) at = at.shadowRoot.activeElement; return at; })()"
+)
+
+
+def focused(page: Page) -> str:
+    """The text of what has the focus."""
+    return page.evaluate(f"({FOCUSED}.innerText || '').trim()")
+
+
 def tab_to(page: Page, name: str) -> None:
     """Presses Tab until the button with this name has the focus, visibly."""
     for _ in range(40):
         page.keyboard.press("Tab")
-        focused = page.evaluate("(document.activeElement.innerText || '').trim()")
-        if focused == name:
-            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-            assert outline != "none"
+        if focused(page) == name:
+            assert page.evaluate(f"getComputedStyle({FOCUSED}).outlineStyle") != "none"
             return
     raise AssertionError(f"Tab does not get to {name!r}")

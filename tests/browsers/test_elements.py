@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from browsers import flow
-from browsers.flow import DENY, approve, button, tab_to, user_of
+from browsers.flow import DENY, approve, button, focused, tab_to, user_of
 from browsers.people import Person, assert_accessible
 from browsers.site import Site
 
@@ -37,20 +37,6 @@ def budget(page: Page) -> Any:
 def expect_state(page: Page, state: str) -> None:
     for name in ("button", "budget"):
         expect(page.locator(f"wattfare-{name}")).to_have_attribute("data-state", state)
-
-
-def focused(page: Page) -> str:
-    """The text of what has the focus inside an element."""
-    return page.evaluate("document.activeElement.shadowRoot?.activeElement?.textContent ?? ''")
-
-
-def tab_into(page: Page, text: str) -> None:
-    """Presses Tab until the part of an element with this text has the focus."""
-    for _ in range(20):
-        page.keyboard.press("Tab")
-        if focused(page) == text:
-            return
-    raise AssertionError(f"Tab does not get to {text!r}")
 
 
 def connect(person: Person, page: Page) -> None:
@@ -170,12 +156,9 @@ def test_button_redirects_if_popups_are_blocked(person: Person, site: Site) -> N
 
 def test_keyboard_alone_is_enough(person: Person, site: Site) -> None:
     page = open_app(person, site)
-    for _ in range(20):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.localName") == "wattfare-button":
-            break
-    inner = "document.activeElement.shadowRoot.activeElement"
-    assert page.evaluate(f"getComputedStyle({inner}).outlineStyle") == "solid"
+    tab_to(page, CONNECT)
+    assert page.evaluate("document.activeElement.localName") == "wattfare-button"
+    assert page.evaluate(f"getComputedStyle({flow.FOCUSED}).outlineStyle") == "solid"
     popup = person.popup(page, lambda: page.keyboard.press("Enter"))
     button(popup, flow.CREATE).wait_for()
     tab_to(popup, flow.CREATE)
@@ -207,13 +190,13 @@ def test_keyboard_keeps_its_place(person: Person, site: Site) -> None:
     def allow(cap: float) -> Callable[[Page], None]:
         return lambda popup: approve(person, popup, cap)
 
-    tab_into(page, CONNECT)
+    tab_to(page, CONNECT)
     ask(deny, "false", CONNECT)
     ask(allow(5), "true", "AI budget: $5.00 left")
-    tab_into(page, "Change")
+    tab_to(page, "Change")
     ask(deny, "true", "Change")
     ask(allow(20), "true", "Change")
-    tab_into(page, "Stop")
+    tab_to(page, "Stop")
     page.keyboard.press("Enter")
     expect_state(page, "connect")
     page.evaluate("new Promise(requestAnimationFrame)")  # when a hidden element loses the focus
