@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from support.drivers import asgi_app as _app
 from support.fake_wattfare import SECRET_KEY, FakeWattfare
 
 from wattfare_mw.body_memory import MAX_PAYER_BYTES
-from wattfare_mw.middleware.wsgi import PIECE_BYTES
+from wattfare_mw.middleware.wsgi import PIECE_BYTES, read_up_to
 
 Start = Callable[..., Any]
 
@@ -181,6 +182,18 @@ def test_wsgi_undeclared_body_takes_bounded_memory(fake: FakeWattfare) -> None:
     claim.release()
     driver.close()
     assert not fake.exchanges
+
+
+def test_wsgi_tiny_pieces_take_no_more_memory_than_large_ones() -> None:
+    pieces = iter([b"%02d" % (number % 100) for number in range(50_000)])
+    tracemalloc.start()
+    try:
+        body = read_up_to(200_000, lambda size: next(pieces, b""))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(body) == 100_000
+    assert peak < 4 * len(body)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])

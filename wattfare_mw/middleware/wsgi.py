@@ -330,13 +330,11 @@ def read_up_to(size: int, read: Callable[[int], bytes]) -> bytes:
     Raises:
         WattfareError: ``upstream``, 503; there is not enough memory for this body.
     """
-    parts: list[bytes] = []
-    received = 0
-    while received < size and (part := read(min(size - received, PIECE_BYTES))):
-        parts.append(part)
-        received += len(part)
-        body_memory.grow(received)
-    return b"".join(parts)
+    body = bytearray()  # a list would take far more memory than its pieces, if they are tiny
+    while len(body) < size and (part := read(min(size - len(body), PIECE_BYTES))):
+        body += part
+        body_memory.grow(len(body))
+    return bytes(body)
 
 
 def read_limited(limit: int, read: Callable[[int], bytes]) -> bytes:
