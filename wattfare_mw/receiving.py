@@ -110,7 +110,7 @@ async def read_body(
     own = None
     if wait is None:
         wait = own = BodyWait()
-    parts: list[bytes] = []
+    first, rest = b"", bytearray()  # a list would take far more memory than tiny parts
     size = 0
     more = True
     wait.begin()
@@ -125,12 +125,16 @@ async def read_body(
                 raise too_large(limit)
             if claim is not None:
                 claim.grow(size)
-            parts.append(part)
+            if size == len(part):
+                first = part
+            else:
+                rest += part
             more = message.get("more_body", False)
             if more:
                 wait.received(len(part))
     except BaseException as error:
-        parts.clear()  # the error's traceback keeps this frame alive
+        first = b""  # the error's traceback keeps this frame alive
+        rest.clear()
         if wait.ended_by(error):
             raise invalid_request("The body took too long to arrive.", 408) from None
         raise
@@ -138,7 +142,7 @@ async def read_body(
         wait.since = NEVER
         if own is not None:
             own.end()
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join((first, rest)) if rest else first
 
 
 class ClientGoneError(Exception):

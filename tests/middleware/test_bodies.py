@@ -24,6 +24,7 @@ from support.fake_wattfare import SECRET_KEY, FakeWattfare
 
 from wattfare_mw.body_memory import MAX_PAYER_BYTES
 from wattfare_mw.middleware.wsgi import PIECE_BYTES, read_up_to
+from wattfare_mw.receiving import read_body
 
 Start = Callable[..., Any]
 
@@ -184,11 +185,20 @@ def test_wsgi_undeclared_body_takes_bounded_memory(fake: FakeWattfare) -> None:
     assert not fake.exchanges
 
 
-def test_wsgi_tiny_pieces_take_no_more_memory_than_large_ones() -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_tiny_pieces_take_no_more_memory_than_large_ones(is_async: bool) -> None:
     pieces = iter([b"%02d" % (number % 100) for number in range(50_000)])
+
+    async def receive() -> dict[str, Any]:
+        piece = next(pieces, b"")
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
     tracemalloc.start()
     try:
-        body = read_up_to(200_000, lambda size: next(pieces, b""))
+        if is_async:
+            body = asyncio.run(read_body(receive, 200_000, AssertionError))
+        else:
+            body = read_up_to(200_000, lambda size: next(pieces, b""))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
