@@ -187,7 +187,7 @@ def test_wsgi_undeclared_body_takes_bounded_memory(fake: FakeWattfare) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_tiny_pieces_take_no_more_memory_than_large_ones(is_async: bool) -> None:
-    pieces = iter([b"%02d" % (number % 100) for number in range(50_000)])
+    pieces = iter([b"%02d" % (number % 100) for number in range(200_000)])
 
     async def receive() -> dict[str, Any]:
         piece = next(pieces, b"")
@@ -196,14 +196,15 @@ def test_tiny_pieces_take_no_more_memory_than_large_ones(is_async: bool) -> None
     tracemalloc.start()
     try:
         if is_async:
-            body = asyncio.run(read_body(receive, 200_000, AssertionError))
+            body = asyncio.run(read_body(receive, 800_000, AssertionError))
         else:
-            body = read_up_to(200_000, lambda size: next(pieces, b""))
+            body = read_up_to(800_000, lambda size: next(pieces, b""))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(body) == 100_000
-    assert peak < 4 * len(body)
+    assert len(body) == 400_000
+    # One object for each piece would take 45 times the body. The margin is for other threads.
+    assert peak < 10 * len(body)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
