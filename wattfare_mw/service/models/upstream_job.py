@@ -203,13 +203,14 @@ class UpstreamJob:
         self._request = msgspec.structs.replace(
             request, body={}, messages=[], text=[], attachments=None
         )
-        encoding = self._answer.headers.get("content-encoding", "identity").strip().lower()
+        headers = self._answer.headers.common
+        encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             # The request asked for an uncompressed answer. A compressed one cannot be metered.
             raise upstream_failed(
                 "The upstream compressed its answer, although the request refused that."
             )
-        kind = self._answer.headers.get("content-type", "").split(";")[0].strip().lower()
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if request.stream and kind == sse.CONTENT_TYPE:
             if self._unnamed:
                 self._is_named(generations.id_in(self._answer.headers))
