@@ -16,9 +16,7 @@ answer = wf.session_handler(
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        # Lower-case header names, as in HTTP/2.
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        response = answer(Request("POST", self.path, headers))
+        response = answer(Request("POST", self.path, dict(self.headers)))
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)

@@ -103,7 +103,8 @@ class BodyClaim:
             self._memory.free(self._payer, size)
 
 
-# The functions of adapters that read a body have no argument for its claim.
+# The claim of the body that is being read. It is in a context variable, because an adapter's
+# function that reads a body has no parameter for it.
 _READING: ContextVar[BodyClaim | None] = ContextVar("wattfare_reading", default=None)
 
 

@@ -41,7 +41,7 @@ _RULES = """
 
 *Cached* tokens are read from the provider's cache. *Written* tokens are written to this cache.
 
-Prices in parentheses are in USD per million tokens, per request or per search. Without such a price, a million tokens cost $1 in the prompt, $2 in the answer, and $0.10 if they are cached.
+Prices in parentheses are in USD per million tokens, per request or per search. If a row has no price, its test uses these prices for a million tokens: $1 in the prompt, $2 in the answer, and $0.10 for cached tokens.
 """
 
 

@@ -426,8 +426,8 @@ def cut_short() -> WattfareError:
 
 
 def is_json(content_type: str) -> bool:
-    """True if this media type is JSON. A 404 in JSON comes from an API of the app. A framework's
-    own 404 is text or HTML."""
+    """True if this media type is JSON. It shows where an app's 404 comes from: an API of the app
+    answers in JSON, a framework in text or HTML."""
     kind = _media_type(content_type)
     return kind == "application/json" or kind.endswith("+json")
 

@@ -52,8 +52,9 @@ atexit.register(stop_servers)
 
 
 class SharedService:
-    """The service that the tests of a process share. Its address and its keys are the same in each
-    test, for an app that is created only once. The keys belong to the app of the current test.
+    """The service that the tests of a process share. Its address and its keys stay the same, so a
+    web app that is created only once can use them. In each test, the service has a new record of
+    the app, with these keys.
 
     Attributes:
         url: the service's address.

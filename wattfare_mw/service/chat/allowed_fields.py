@@ -844,7 +844,7 @@ REQUEST: Mapping[str, Field] = {
         _text,
         "the price of the model. A preset (`@preset/…`) is held. A model that searches or calls "
         "other models by itself is also held. A model without a fixed price, such as a router, is "
-        "held if the upstream reports the cost",
+        "held if the upstream reports the cost of each call, and refused otherwise",
     ),
     "messages": Field(
         Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour or longer"
@@ -922,12 +922,13 @@ REQUEST: Mapping[str, Field] = {
         "(`num_gpu`, …) are refused",
     ),
     "n": Field(Kind.COUNTED, _plain, "the number of answers; the limit applies to each"),
-    "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within the limit"),
-    "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within the limit"),
+    "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within its limit"),
+    "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within its limit"),
     "provider": Field(
         Kind.COUNTED,
         _PROVIDER,
-        "the service sends the reserved price as `max_price`, or your `max_price` if it is lower",
+        "how OpenRouter chooses a provider. The service sets its `max_price` to the price of the "
+        "reservation, or to your `max_price` if that is lower",
     ),
     "cache_control": Field(
         Kind.COUNTED,
@@ -1018,7 +1019,7 @@ REQUEST: Mapping[str, Field] = {
     # How much the model thinks and writes, within the limit.
     **_plain_rows(
         Kind.FREE,
-        "how much the model thinks and writes, within the limit",
+        "how much the model thinks and writes, within the limit of the answer",
         *("include_reasoning", "reasoning_format", "verbosity", "reasoning_budget"),
         *("enable_thinking", "think", "thinking_token_budget", "separate_reasoning"),
         *("stream_reasoning", "prompt_mode", "disable_reasoning", "clear_thinking"),
@@ -1029,7 +1030,7 @@ REQUEST: Mapping[str, Field] = {
     "reasoning_effort": Field(
         Kind.FREE,
         _plain_or(_object(dict.fromkeys(("effort", "summary"), _plain))),
-        "how much the model thinks and writes, within the limit",
+        "how much the model thinks and writes, within the limit of the answer",
     ),
     # How the prompt is formatted.
     **_plain_rows(
@@ -1120,7 +1121,7 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("stop_server_tools_when", "it sets how long the provider's tools run"),
     **_held_row("max_tool_calls", "it sets how long the provider's tools run"),
     **_held_row("compound_custom", "it chooses models and tools"),
-    **_held_row("prediction", "wrong predictions are billed beyond the limit"),
+    **_held_row("prediction", "wrong predictions are billed beyond the limit of the answer"),
     **_held_row(
         "service_tier",
         "another tier has another price",

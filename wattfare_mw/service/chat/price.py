@@ -14,8 +14,8 @@ from .usage import COMPLETION_PARTS, PROMPT_PARTS, TokenCounts
 #: The maximum reservation of one call, in nano-dollars, so that sums fit into the database's
 #: integers.
 MAX_RESERVATION = 10**15
-#: The service tiers that cost more than the usual tier. Bounds ignore them, because calls that ask
-#: for one of them are held.
+#: The service tiers that cost more than the usual tier. Bounds ignore them, because a call that
+#: asks for one of them has no bound, and holds an amount instead.
 EXPENSIVE_TIERS = frozenset({"priority", "fast"})
 
 
@@ -123,8 +123,8 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         """The maximum cost of a call with at most these tokens, in nano-dollars.
 
         Args:
-            prompt: the tokens of the prompt. The counts ``audio``, ``image`` and ``images`` are not
-                text. A plain number means only text.
+            prompt: the tokens of the prompt. A plain number means that all of them are text. In
+                ``TokenCounts``, the counts ``audio``, ``image`` and ``images`` are not text.
         """
         if isinstance(prompt, int):
             prompt = TokenCounts(prompt=prompt)
@@ -154,8 +154,8 @@ class Price(msgspec.Struct, frozen=True, dict=True):
         return self._highest(self._within(prompt))
 
     def _within(self, prompt: int) -> tuple[int, ...]:
-        """The overrides that can apply to a prompt of up to this length. Expensive tiers are left
-        out, because a call that asks for one is held."""
+        """The overrides that can apply to a prompt of up to this length, without those for
+        :data:`EXPENSIVE_TIERS`."""
         return tuple(
             place
             for place, each in enumerate(self.overrides)
@@ -218,7 +218,8 @@ class Price(msgspec.Struct, frozen=True, dict=True):
             return max((rate for rate in given if rate is not None), default=Decimal(0))
 
         return Rates(
-            # A prompt without audio and images has no tokens of these kinds.
+            # The rates of audio and images do not count here. Otherwise, a prompt of only text
+            # would reserve their price.
             prompt=most("prompt", *_OF_TEXT),
             audio=most("prompt", *_OF_TEXT, *_OF_AUDIO),
             audio_cache_read=most("prompt", *_OF_TEXT, *_OF_AUDIO),

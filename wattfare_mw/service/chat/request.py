@@ -42,7 +42,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
     Attributes:
         body: the decoded JSON. If a name was repeated, it has only the checked value.
-        max_tokens: the token limit of each of the ``n`` answers, from any of its fields.
+        max_tokens: the token limit of each of the ``n`` answers. Several fields can set it.
         thinking: the part of these tokens that is for thinking.
         never_shorten: True to refuse the call instead of shortening its answer.
         held: the fields whose cost has no bound.
@@ -296,7 +296,7 @@ def _thinking(fields: dict[str, Any]) -> int:
 def _inner(fields: dict[str, Any], name: str, limit: str) -> int:
     value = fields.get(name)
     if not isinstance(value, dict):
-        return 0  # the table of fields checks it
+        return 0  # `allowed_fields.check` refuses it
     return _tokens_of_thinking(cast("dict[str, Any]", value), limit, f"{name}.")
 
 
@@ -320,7 +320,7 @@ def _limit(fields: dict[str, Any], name: str, prefix: str = "") -> int | None:
 def _ollama_limit(fields: dict[str, Any]) -> int | None:
     options = fields.get("options")
     if not isinstance(options, dict):
-        return None  # the table of fields checks it
+        return None  # `allowed_fields.check` refuses it
     return _limit(cast("dict[str, Any]", options), _OLLAMA_LIMIT, "options.")
 
 

@@ -112,7 +112,8 @@ class ActiveCall:
             self._timer.cancel()
 
     def reading(self) -> MeterReading | None:
-        """The cost of a stream so far. None if it has grown too little to be recorded."""
+        """The cost of a stream so far. None if it has grown too little to be recorded, if nothing
+        is reserved yet, or if the call is not a stream."""
         meter, name = self._job.meter, self._job.generation_id
         reserved = meter.granted
         if not self.call.stream or reserved is None:
@@ -164,8 +165,8 @@ class CallRunner:
         keys: the keys of payers. None if payers cannot have keys.
         needs_funding: True to refuse calls that no payer's key pays for.
         detached_seconds: how long a call may continue without its client, in seconds.
-        overrun: called with the cost of a stream beyond its reservation, in nano-dollars, if a
-            provider's record shows it. If an answer shows it, the job counts it.
+        overrun: called with the part of a stream's cost above its reservation, in nano-dollars, if
+            only the provider's record shows this part. If the answer shows it, the job counts it.
         public_url: the base URL of the service's pages.
     """
 
@@ -262,8 +263,8 @@ class CallRunner:
         if not renewal.held:
             self._lose_lease()
             return
-        # This time starts before the query. The database's time starts later, so the lease lasts
-        # longer.
+        # `began` is from before the query, and the database starts the lease during the query. So
+        # the lease ends later than this.
         self._forward_until = began + FORWARD_SECONDS
         for stream, each in readings.items():
             stream.note(each)
@@ -363,7 +364,8 @@ class CallRunner:
     async def _settle_answered(
         self, question: OpenQuestion, true_costs: TrueCosts, settled: Settled
     ) -> None:
-        # If this task is cancelled, the question stays open, so the last renewal records it.
+        # If this task is cancelled, the question stays open. The last renewal then stores the
+        # stream's cost and its id at the provider, so that another process can ask.
         true_cost = await true_costs.ask(question.generation_id, question.funding_id)
         outcome = question.answered(true_cost)
         this, account = question.reservation_id, question.account

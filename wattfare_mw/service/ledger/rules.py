@@ -119,8 +119,8 @@ def counts_for_operator(funding_id: str | None, terms: Terms) -> bool:
 
 
 def cap_in_force(connection: Connection, terms: Terms) -> int | None:
-    """The current cap: the connection's own cap, or the operator's ceiling if it is lower. The
-    ceiling does not apply to a payer's own funding."""
+    """The current cap: the connection's own cap, or what is left of the operator's ceiling if that
+    is lower. The ceiling does not apply to a payer's own funding."""
     return least_of(connection.cap, _ceiling_left(connection, terms))
 
 

@@ -51,8 +51,8 @@ MANY_LINES = 4000
 #: send them forever.
 MAX_COMMENTS = 3
 MAX_COMMENT_BYTES = 1024
-#: How many times at most the service lowers its own token limit for a call: to the model's
-#: maximum, and to the rest of the context window after the prompt.
+#: The maximum number of times that the service lowers its own token limit for a call: once to the
+#: model's maximum, and once to the part of the context window that the prompt leaves.
 MAX_LOWERINGS = 2
 
 
@@ -81,7 +81,7 @@ class UpstreamJob:
         context: what all calls to the upstream have in common.
         models: the models that may answer. The reservation is for the most expensive one.
         hold: the amount that the call holds if its cost has no bound, in nano-dollars; None if it
-            has a bound.
+            has a bound, or if it holds the rest of the budget.
     """
 
     # The initial state of each job.
@@ -92,12 +92,13 @@ class UpstreamJob:
     _body_ended = False
     _end = b""  # the last event of a stream, after it has arrived
     _comments = 0  # in a row
-    _failure: WattfareError | None = None  # the upstream's, after the events before it
+    # An error of the upstream. It is raised after the events before it are passed on.
+    _failure: WattfareError | None = None
     _lowerings = 0
     _spent = _done = _tallied = _answered = False
     _last = b"{}"  # the last chunk that has choices
     _sent_cost: int | None = None  # the cost that the client has received
-    _beyond = 0  # the maximum tokens of the answers beyond their limit
+    _beyond = 0  # the maximum number of tokens that all answers have above their limits
 
     def __init__(
         self,
@@ -122,7 +123,8 @@ class UpstreamJob:
             beyond = [thinking.beyond_limit(model, request.body) for model in request.models]
             self._beyond = request.n * max(beyond)
             if not thinking.is_limited(request.model):
-                request = msgspec.structs.replace(request, thinking=0)  # it has its own limit
+                # The thinking has a limit of its own, which is in `beyond`.
+                request = msgspec.structs.replace(request, thinking=0)
         self._bounds = self._bounds_with([self._text] * len(models), request)
         default = context.default_max_tokens
         if request.max_tokens is None:
@@ -145,7 +147,8 @@ class UpstreamJob:
             known.learned.name(request.model),
         )
         self._asks_usage = request.stream and known.learned.gives_usage(request.model)
-        # The other costs of a held call come at its end, or are in a record.
+        # A held call may cost more than its tokens, for example for a search. This cost arrives at
+        # the end of the stream, or is in the provider's record.
         cost_at_end = hold is not None and not provider.generation_record
         self.detaches = not request.stream or context.reads_to_end or cost_at_end
         self._context = context
@@ -159,7 +162,7 @@ class UpstreamJob:
         self._unnamed = provider.generation_record  # True if the generation's id is not known yet
 
     def _bounds_with(self, texts: Sequence[int], request: ChatRequest) -> list[offers.Bound]:
-        """The bound for each model, if its prompt has at most these tokens of text."""
+        """The bound for each model. ``texts``: the maximum number of text tokens in its prompt."""
         return offers.bounds(self._offers, texts, request.attachments, self._page_usd, self._beyond)
 
     def _all_bounds(self, answers: int) -> Bounds:
@@ -174,8 +177,9 @@ class UpstreamJob:
         return bounds.holding(self._hold, self._held_for)
 
     async def tighten(self) -> Bounds | None:
-        """Count the prompt with the model's own tokenizer, if it is installed. It is counted once,
-        because a call that waits for its budget asks many times."""
+        """Compute closer bounds: count the prompt with the model's own tokenizer. Returns None if
+        no tokenizer is installed, or if the call has no bound. The prompt is counted only once,
+        because a call that waits for its budget calls this method many times."""
         if self._is_tight:
             return self.bounds
         request = self._request
@@ -330,8 +334,8 @@ class UpstreamJob:
         )
 
     def _last_events(self) -> bytes:
-        """The rest of the stream after the end of its body, with ``[DONE]`` if all choices have
-        ended."""
+        """The events that are still buffered when the upstream's body has ended, and ``[DONE]`` if
+        all choices have ended."""
         block = self._splitter.finish()
         for event in sse.events(block):
             self._finishes.record(event.data)
@@ -349,7 +353,8 @@ class UpstreamJob:
         self._tally()
 
     def _tally(self) -> None:
-        """Count the cost beyond the reservation, once, before the client sees the end."""
+        """Count the cost above the reservation. It is counted once, and before the client gets the
+        end of the answer."""
         if self._tallied:
             return
         self._tallied = True
@@ -394,7 +399,7 @@ class UpstreamJob:
             event = self._passed(data)
             passed = block if event is data else b"" if event is None else sse.write(event)
         elif block.find(b"data") < 0:
-            passed = self._comment(block)  # however many lines it has
+            passed = self._comment(block)  # a block of many lines counts as one comment
         elif (lines := sse.data_lines(block)) is None:
             passed = self._passed_events(block)
         else:
@@ -457,7 +462,7 @@ class UpstreamJob:
         return _apart(event.data)
 
     def _comment(self, raw: bytes) -> bytes:
-        """The part for the client of a block without events.
+        """The part of a block without events that the client gets: the block, or nothing.
 
         Raises:
             WattfareError: ``upstream``; it is an error.

@@ -121,8 +121,8 @@ def is_over(approval: Approval, now: int) -> bool:
 
 
 def proposed_cap(requested: ApprovalRequest, current: int | None) -> int:
-    """The initial value of the cap field, in nano-dollars: the app's request, or the same payer's
-    current cap if that is higher."""
+    """The initial value of the cap field, in nano-dollars: the app's request (by default
+    :data:`DEFAULT_CAP`), or the same payer's current cap if that is higher."""
     proposed = DEFAULT_CAP if requested.asked is None else requested.asked
     return proposed if current is None else max(proposed, current)
 
@@ -147,7 +147,8 @@ def may_answer_again(approval: Approval, payer_id: str, now: int) -> bool:
 
 
 def check_replacement(current: str | None, agreed: str | None) -> None:
-    """Refuse to end the connection of another payer that the person has not agreed to end.
+    """Raise an error if another payer is connected now, and the person has not agreed to end that
+    payer's connection.
 
     Args:
         current: the other payer who is connected now; None if there is none.
