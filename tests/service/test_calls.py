@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from support.service import chat_body
@@ -239,6 +240,35 @@ async def test_write_error_of_the_server_ends_the_call(bench: Bench) -> None:
     bench.on_write = gone
     await bench.run()
     assert await bench.account() == Totals(billed=3 * 1000 + 1 * 2000)
+
+
+async def test_late_settlement_that_fails_does_not_delay_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle = bench.store.settle
+    failures: dict[str, Exception] = {}
+
+    async def failing(reservation_id: str, *args: Any) -> int | None:
+        if reservation_id in failures:
+            raise failures[reservation_id]
+        return await settle(reservation_id, *args)
+
+    monkeypatch.setattr(bench.store, "settle", failing)
+    await bench.store.connect(bench.app.id, "u1", 2 * COST)
+    for name in ("call0", "call1"):
+        failures[name] = WattfareError("The database is not available.", status=503)
+        await bench.run()
+    assert await bench.account() == Totals(reserved=2 * COST)
+
+    failures = {"call0": KeyError("sk_live_secret")}
+    await bench.calls.renew()
+    assert await bench.account() == Totals(billed=COST, reserved=COST)
+    assert "call0" in caplog.text
+    assert "secret" not in caplog.text
+
+    failures = {}
+    await bench.calls.renew()
+    assert await bench.account() == Totals(billed=2 * COST)
 
 
 async def test_call_that_is_cut_off_sends_the_reason_and_ends(bench: Bench) -> None:

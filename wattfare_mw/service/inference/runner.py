@@ -293,7 +293,13 @@ class CallRunner:
 
     async def _settle_unsettled(self) -> None:
         for reservation_id, (account, outcome) in list(self._unsettled.items()):
-            billed = await self._settle(reservation_id, account, outcome)
+            try:
+                billed = await self._settle(reservation_id, account, outcome)
+            except WattfareError:
+                raise
+            except Exception:  # one call must not delay the others
+                log.exception("call not settled: reservation=%s", reservation_id)
+                continue
             del self._unsettled[reservation_id]
             if billed is not None:
                 fields: dict[str, Field] = {
