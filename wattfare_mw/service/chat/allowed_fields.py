@@ -918,17 +918,17 @@ REQUEST: Mapping[str, Field] = {
     "options": Field(
         Kind.COUNTED,
         _OLLAMA_OPTIONS,
-        "Ollama's options; `num_predict` is another name of the limit; options that load a model "
-        "(`num_gpu`, …) are refused",
+        "Ollama's options; `num_predict` is another name of `max_tokens`; options that load a "
+        "model (`num_gpu`, …) are refused",
     ),
-    "n": Field(Kind.COUNTED, _plain, "the number of answers; the limit applies to each"),
+    "n": Field(Kind.COUNTED, _plain, "the number of answers; `max_tokens` applies to each"),
     "thinking": Field(Kind.COUNTED, _THINKING, "part of the answer, within its limit"),
     "thinking_budget": Field(Kind.COUNTED, _plain, "part of the answer, within its limit"),
     "provider": Field(
         Kind.COUNTED,
         _PROVIDER,
-        "how OpenRouter chooses a provider. The service sets its `max_price` to the price of the "
-        "reservation, or to your `max_price` if that is lower",
+        "how OpenRouter chooses a provider. In this object, the service sets `max_price` to the "
+        "prices of the model. If one of your own prices in `max_price` is lower, it keeps yours",
     ),
     "cache_control": Field(
         Kind.COUNTED,
