@@ -50,7 +50,7 @@ class Splitter:
         # the square of the event's length.
         self._parts: list[bytes] = []
         self._size = 0
-        # The line ends in the first pieces, and the number of these pieces.
+        # How many pieces were searched for line ends, and how many line ends they have.
         self._line_ends = self._counted = 0
         self._line_end = b""
 
@@ -120,7 +120,8 @@ def _last_event_end(data: bytes, *, under_way: bool) -> int:
     if data.find(b"\r") < 0:  # most servers use only LF
         last = data.rfind(b"\n\n")
         return end if last < 0 else last + 2
-    # Search for the common endings from the end. Only an ending with CRs can come after them.
+    # Find the last event that ends with a common line end, from the end of the data. Only an ending
+    # with CRs can come after it, so the slower pattern searches only the rest.
     position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
     for match in _EVENT_END.finditer(data, position):
         end = match.end()
@@ -181,8 +182,8 @@ class Event(msgspec.Struct, frozen=True):
 def lone_data(block: bytes) -> bytes | None:
     """The data of a block with one event of one line, which is the usual case. None for any other
     block."""
-    # This runs for each event of a stream. `find` is faster than `in`, which first checks for a
-    # number. A subscript is faster than `endswith`.
+    # This runs for each event of a stream. `find` is faster than `in`, which first checks if the
+    # searched value is an int. A subscript is faster than `endswith`.
     end = len(block) - 2
     if block.startswith(b"data: ") and block.find(b"\n") == end and block[-1] == _LF:
         return block[6:end] if block.find(b"\r") < 0 else None

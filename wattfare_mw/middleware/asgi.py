@@ -464,7 +464,8 @@ _CLOSING: set[asyncio.Task[None]] = set()
 
 def _has_route(scope: Scope, start: Message) -> bool:
     """True if this 404 or 405 comes from a route of the app, and not from its router."""
-    if "router" in scope:  # Starlette's: only a route sets `endpoint` to a non-app
+    if "router" in scope:
+        # Starlette's. A route sets `endpoint` to a function or a class, and a mount to an app.
         endpoint = scope.get("endpoint")
         return isroutine(endpoint) or isclass(endpoint) or isinstance(endpoint, partial)
     if start["status"] == 405:  # a route for another method

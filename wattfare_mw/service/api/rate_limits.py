@@ -155,7 +155,8 @@ def _wait(ends_in: float) -> int:
 
 
 class RateLimits:
-    """Counts requests in windows of a minute, which start with the first request.
+    """Counts requests in windows, which start with the first request. A window is a minute, or for
+    the amounts of grants, a day.
 
     Each method raises a WattfareRateLimitError with ``retry_after`` if a limit is exceeded, and a
     WattfareError with status 503 if the storage is unavailable.
@@ -331,8 +332,8 @@ class Counters:
             counters = self._kinds[command.kind] = OrderedDict()
         now = self._clock()
         found = counters.get(command.key)
-        # If the clock was set back, the old window would last too long, so a new one starts. (The
-        # second allows for rounding.)
+        # If the clock was set back, the old window would last too long, so a new one starts. The
+        # added second allows for rounding.
         if found is not None and 0 < found[1] - now <= command.seconds + 1:
             found[0] += command.amount
             return found[0]

@@ -13,9 +13,9 @@ questions:
   :data:`BYTES_PER_TOKEN` bytes. For most texts, this is a little more than the real number of
   tokens. The bill is never above the reservation.
 - *Is the reservation spent?* If :attr:`Meter.spent` is true, the stream is cut off. So it must
-  never be true for an upstream that respects its limit. It counts one token for each chunk, or one
-  for each :data:`MOST_CHARACTERS_PER_TOKEN` characters. Hidden reasoning counts only when the
-  upstream reports it.
+  never be true for an upstream that respects its limit. The meter uses the larger of two numbers:
+  one token for each chunk, and one for each :data:`MOST_CHARACTERS_PER_TOKEN` characters. Hidden
+  reasoning counts only when the upstream reports it.
 """
 
 from __future__ import annotations
@@ -302,8 +302,8 @@ def estimate_tokens(data: bytes) -> int:
 
 
 def _with_counts(counts: TokenCounts, known: TokenCounts, *names: str) -> TokenCounts:
-    """Replace the named counts. Some providers report the prompt at the start of a stream, and the
-    answer at its end."""
+    """``counts``, but with the named fields of ``known``. Some providers report the prompt at the
+    start of a stream, and the answer at its end."""
     return msgspec.structs.replace(counts, **{name: getattr(known, name) for name in names})
 
 

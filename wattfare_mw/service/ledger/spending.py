@@ -1,6 +1,6 @@
 """A payer's view of the ledger: their own connections, grants and calls.
 
-Each function runs inside the transaction of its connection.
+Each function runs inside the open transaction of its argument ``sql``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .clock import seconds
 #: page.
 Position = tuple[int, int]
 
-#: How many calls of a payer are searched for the calls of one connection, because there is no index
-#: by connection.
+#: To show the calls of one connection, a page searches at most this many calls of its payer. There
+#: is no index by connection.
 LOOKED_AT = 10_000
 #: How many rows of an export are in memory at a time.
 EXPORT_PAGE = 1000

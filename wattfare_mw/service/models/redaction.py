@@ -23,8 +23,8 @@ MAX_TEXT = 20_000
 #: A shorter key may be an ordinary word: local servers accept "ollama", "none" or "EMPTY". In an
 #: answer, such a key is removed only after "Bearer". In an error, it is always removed.
 MIN_KEY_IN_ANSWER = 16
-#: The maximum number of occurrences in one answer for which the whole key is removed. If there are
-#: more, only the longest run of letters and digits of the key is removed.
+#: If the marks of a key (see :func:`_mark`) occur more often than this in one answer, only the
+#: marks are removed, and not the whole key.
 MAX_MARKS = 100
 
 # One character, as texts, JSON, URLs and HTML write it. An escaped percent sign may be escaped
@@ -50,10 +50,12 @@ class Redactor:
             self._marks = tuple(_mark(form) for form in (key, *_coded(key)))
             if not _may_be_a_word(key):
                 self._always = tuple(mark for mark in self._marks if len(mark) >= RUN)
-            #: No other way to write the key is longer, except with many backslashes.
+            #: How far around a mark to search, in bytes. No form of the key is longer, except one
+            #: with many backslashes.
             self._reach = 8 * max(map(len, (key, *_coded(key)))) + 64
 
-    # Most keys never occur in an answer or an error. Patterns take 15 ms and 180 kB for each key.
+    # The patterns of a key take 15 ms and 180 kB, and most keys never occur in an answer or an
+    # error. So the patterns are created when they are first needed.
 
     @cached_property
     def _whole(self) -> re.Pattern[str]:
@@ -193,7 +195,8 @@ def _middle(key: str, before: int) -> str:
 
 
 def _mark(form: str) -> SecretBytes:
-    """The longest run of letters and digits, which nothing escapes."""
+    """The longest run of letters and digits in this form of the key. Usually, such characters are
+    not escaped, so a plain search finds the run."""
     return SecretBytes(max(re.findall("[0-9A-Za-z]+", form) or [form], key=len).encode())
 
 

@@ -225,8 +225,8 @@ class PayerFunding:
         Args:
             limit: what the key may spend in a month, in nano-dollars; None for no limit.
             return_to: our page to show afterwards.
-            cookie: the browser's cookie from an earlier redirect to OpenRouter that may still be
-                open.
+            cookie: the cookie that an earlier redirect to OpenRouter set in this browser, or None.
+                It is used again, so that the earlier redirect can still be completed.
         """
         upstream, keyring = self._needs("openrouter")
         if cookie is None or not _TOKEN.fullmatch(cookie):
@@ -257,7 +257,7 @@ class PayerFunding:
     async def finish_openrouter(
         self, payer_id: str, state: str, code: str, cookie: str | None
     ) -> Added:
-        """Exchange the code of a browser that returned from OpenRouter for a key, and store it.
+        """Exchange the code from OpenRouter's callback for a key, and store the key.
 
         Args:
             state: from the callback's URL.
