@@ -199,7 +199,8 @@ def chat_completion(
     """A call of ``model`` with a prompt or with messages. Returns a function that takes the payer.
 
     Raises:
-        TypeError: both or neither are passed, or a parameter cannot be converted to JSON.
+        TypeError: both or neither are passed, ``stream`` is passed, or a parameter cannot be
+            converted to JSON.
     """
     if (prompt is None) == (messages is None):
         raise TypeError("pass either a prompt or messages=, not both")

@@ -74,7 +74,7 @@ class Splitter:
         if chunk:
             self._parts.append(chunk)
             self._size += len(chunk)
-            if self._size > MAX_EVENT_LINES:  # a smaller event has fewer lines
+            if self._size > MAX_EVENT_LINES:  # an event has at most as many lines as bytes
                 self._check_size()
         ends_line = len(data) > cut and data[-1] in b"\r\n"
         self._line_end = data[-1:] if ends_line else b""
@@ -148,7 +148,7 @@ def last_event(block: bytes) -> int:
 def holding(block: bytes, *marks: bytes) -> Iterator[tuple[int, int]]:
     """The start and the end of each event that contains one of ``marks``, in a block of complete
     events. A mark does not span lines. Other events are not parsed."""
-    if b"\r" in block:  # only the end of the previous event shows the start of an event
+    if b"\r" in block:  # an event can end in several ways, so only `split` finds its start
         end = 0
         for raw in split(block):
             start, end = end, end + len(raw)

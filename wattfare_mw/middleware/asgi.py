@@ -311,7 +311,8 @@ class _Exchange:
             await send(_start(response.status, response.headers))
             if len(body) > LARGE_BODY:
                 # A server accepts this body at once, but accepts the next message only after the
-                # client has read the body. So the call counts as long as its answer is in memory.
+                # client has read the body. So while the answer is in memory, the call counts
+                # towards the limit of concurrent calls.
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 body = b""
             await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -465,7 +466,8 @@ _CLOSING: set[asyncio.Task[None]] = set()
 def _has_route(scope: Scope, start: Message) -> bool:
     """True if this 404 or 405 comes from a route of the app, and not from its router."""
     if "router" in scope:
-        # Starlette's. A route sets `endpoint` to a function or a class, and a mount to an app.
+        # Starlette's router. A route sets `endpoint` to a function or a class. A mount sets it to
+        # an app.
         endpoint = scope.get("endpoint")
         return isroutine(endpoint) or isclass(endpoint) or isinstance(endpoint, partial)
     if start["status"] == 405:  # a route for another method

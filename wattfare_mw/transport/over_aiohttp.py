@@ -28,7 +28,7 @@ from .base import (
 from .environment import HTTP_PROXIES, Proxies, ssl_context
 from .idle import NEVER, IdleTimer, IdleWait
 
-# Larger bodies are written in pieces of this many bytes, so that the event loop stays free.
+# Bodies with more bytes than this are written in pieces, so that the event loop stays free.
 _PIECEMEAL = 2**20
 
 

@@ -137,7 +137,7 @@ class Meter:
             rest = max(report.only_total - self.prompt_tokens, self.completion_tokens)
             counts = TokenCounts(completion=rest)
             report = msgspec.structs.replace(report, counts=counts, completion=True)
-        # Zeros are placeholders, because a prompt and an answer have tokens.
+        # A prompt or an answer has at least one token, so a zero is a placeholder.
         completion = report.completion and (report.counts.completion > 0 or not passed)
         if report.prompt or (completion and report.counts.completion):
             self._take_counts(report, completion, choice)

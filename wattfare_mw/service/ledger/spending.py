@@ -168,7 +168,7 @@ def calls(
 
     Args:
         limit: the maximum number of rows.
-        before: only the rows after this position.
+        before: only rows that are older than the row at this position.
         account: only the calls of this app id and user id. A page searches the next
             :data:`LOOKED_AT` calls of the payer, so it may have fewer rows than ``limit`` although
             more follow.
@@ -178,7 +178,8 @@ def calls(
     of_payer = table.c.payer_id == payer_id, _INDEXED
     within = of_payer
     if before is not None:
-        # The first condition lets the database start at the right place of its index.
+        # `settled_at <= …` follows from the condition after it. It lets the database start at the
+        # right place of its index.
         within = (
             *of_payer,
             table.c.settled_at <= before[0],

@@ -172,7 +172,8 @@ def _may_be_a_word(key: str) -> bool:
 
 
 def _coded(key: str) -> list[str]:
-    """The key in base64, as in ``Authorization: Basic …``. It is too long to be a word."""
+    """The key in base64, as in ``Authorization: Basic …``, at the three possible offsets. These
+    forms are too long to be words. Of a short key, this is three times the key itself."""
     return [_middle(key, before) for before in range(3)] if len(key) >= RUN else [key] * 3
 
 
