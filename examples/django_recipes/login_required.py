@@ -19,7 +19,7 @@ def haiku(request: WattfareRequest) -> JsonResponse:
 
 
 def member_number(request: HttpRequest) -> int | None:
-    """The user who pays: `WATTFARE = {"RESOLVE_USER": "login_required.member_number"}`."""
+    """The user who pays."""
     return request.session.get("member_number")  # a str, an int, a UUID, or None
 
 

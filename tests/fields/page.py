@@ -37,8 +37,8 @@ def render() -> str:
         "the table above.\n"
         f"- Names that begin with one of these prefixes: {_names(PREFIXES, '…')}.\n"
         f"- These names, with any case and separators: {_names(NAMES)}.\n\n"
-        "In `metadata` and `trace`, the client chooses the keys. The first two rules also apply "
-        "there, because LiteLLM reads the keys of `metadata`. The third rule does not.\n\n"
+        "In `metadata` and `trace`, the client chooses the keys. The first two items also apply "
+        "there, because LiteLLM reads the keys of `metadata`. The third item does not.\n\n"
     )
     return "".join(lines)
 

@@ -49,7 +49,7 @@ python -m libraries --write
 
 ## Tested libraries
 
-A row whose name ends in `-of-user` tests the one line of the first table. The row without `-of-user` tests the same library with its own client. `openai-2` is version 2 of openai.
+A row whose name ends in `-of-user` tests the code in the column *one line* of the first table. The row without `-of-user` tests the same library with its own client. `openai-2` is version 2 of openai.
 """
 
 
