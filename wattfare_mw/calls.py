@@ -199,11 +199,11 @@ def chat_completion(
     """A call of ``model`` with a prompt or with messages. Returns a function that takes the payer.
 
     Raises:
-        TypeError: both or neither are passed, ``stream`` is passed, or a parameter cannot be
-            converted to JSON.
+        TypeError: not exactly one of ``prompt`` and ``messages`` is passed, ``stream`` is passed,
+            or a parameter cannot be converted to JSON.
     """
     if (prompt is None) == (messages is None):
-        raise TypeError("pass either a prompt or messages=, not both")
+        raise TypeError("pass exactly one of a prompt and messages=")
     if "stream" in params:
         raise TypeError("stream= is not a parameter: call generate() or stream()")
     if messages is None:

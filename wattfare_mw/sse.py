@@ -1,7 +1,8 @@
 """Private: reads and writes event streams as bytes.
 
 It follows the WHATWG's "Server-sent events". A line ends with LF, CRLF or CR (but not with U+2028).
-An empty line ends an event. An incomplete event at the end is ignored.
+An empty line ends an event. An incomplete event at the end is ignored, except by
+:meth:`Splitter.finish`.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def _last_event_end(data: bytes, *, under_way: bool) -> int:
     if data.find(b"\r") < 0:  # most servers use only LF
         last = data.rfind(b"\n\n")
         return end if last < 0 else last + 2
-    # Find the last event that ends with a common line end, from the end of the data. Only an ending
-    # with CRs can come after it, so the slower pattern searches only the rest.
+    # Search backwards for LF LF and CRLF CRLF, the two usual ends of an event. Only an unusual end
+    # can come after them, so the slower pattern searches only the rest.
     position = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"), end)
     for match in _EVENT_END.finditer(data, position):
         end = match.end()
@@ -260,7 +261,7 @@ def is_done(data: bytes) -> bool:
 
 
 def is_ping(event: Event) -> bool:
-    """True if an event only keeps the connection open. Its data may not be JSON."""
+    """True if an event only keeps the connection open. Its data is not always JSON."""
     return not event.data.strip() or event.type in ("ping", "heartbeat", "keepalive", "keep-alive")
 
 

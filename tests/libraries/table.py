@@ -79,7 +79,7 @@ LIBRARIES = (
         ("openai",),
         "openai_sdk.py",
         title="openai",
-        how="`user.openai()` returns an `openai.OpenAI`. `user.async_openai()` returns an `openai.AsyncOpenAI`. To get the usage of a stream, set `stream_options`. The usage has the cost in the extra field `cost`. In a browser or a desktop app, use the middleware's path as `base_url`, without the secret key.",
+        how="`user.openai()` returns an `openai.OpenAI`. `user.async_openai()` returns an `openai.AsyncOpenAI`. To get the usage of a stream, set `stream_options`. The usage has the cost in the extra field `cost`. In a browser or a desktop app, use your web app's `/api/wattfare` as `base_url`, without the secret key.",
     ),
     Library(
         "openai",
@@ -160,7 +160,7 @@ LIBRARIES = (
         openai=None,
         through="flask",
         title="Vercel AI SDK",
-        how="In a browser, set `baseURL` to the path of the app's middleware. The app's cookie identifies the user. To get the usage of a stream, set `includeUsage`. The cost is in the `usage.raw` of an answer, or of each `finish-step` of a stream.",
+        how="In a browser, set `baseURL` to the app's `/api/wattfare`. The app's cookie identifies the user. To get the usage of a stream, set `includeUsage`. The cost is in the `usage.raw` of an answer, or of each `finish-step` of a stream.",
     ),
     Library("openai-2-of-user", "openai_of_user", ("openai",), "openai_sdk.py", **_OPENAI_2),
     Library("openai-2", "openai_library", ("openai",), "openai_sdk.py", **_OPENAI_2),

@@ -63,12 +63,12 @@ class WattfareASGIMiddleware(_Base):
         self._heartbeats = None if seconds is None else _heartbeats(seconds)
 
     def _show_interface(self) -> None:
-        # Some servers detect an ASGI app by a coroutine function in this attribute. A call itself
-        # uses the method of the class.
+        # Some servers detect an ASGI app by its attribute `__call__`, which must be a coroutine
+        # function. A call of the middleware uses the method of the class instead.
         vars(self)["__call__"] = self._call
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # Most requests are for the app's own paths, and take only these steps. They return the
+        # Most requests are for the app's own paths, and take only these steps. The result is the
         # app's own coroutine, without a wrapper.
         app, first, last = self._app_and_range
         try:

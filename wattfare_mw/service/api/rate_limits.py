@@ -155,8 +155,8 @@ def _wait(ends_in: float) -> int:
 
 
 class RateLimits:
-    """Counts requests in windows, which start with the first request. A window is a minute, or for
-    the amounts of grants, a day.
+    """Counts requests in windows, which start with the first request. The amounts of grants are
+    counted in windows of a day, and everything else in windows of a minute.
 
     Each method raises a WattfareRateLimitError with ``retry_after`` if a limit is exceeded, and a
     WattfareError with status 503 if the storage is unavailable.
@@ -311,7 +311,7 @@ class Counters:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        # Sorted by reset time within each kind, because all windows have the same length.
+        # Each kind is sorted by reset time, because all its windows have the same length.
         self._kinds: dict[str, OrderedDict[tuple[str, ...], list[float]]] = {}
 
     def run(self, flow: Flow[None]) -> None:

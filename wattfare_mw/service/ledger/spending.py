@@ -178,8 +178,8 @@ def calls(
     of_payer = table.c.payer_id == payer_id, _INDEXED
     within = of_payer
     if before is not None:
-        # `settled_at <= …` follows from the condition after it. It lets the database start at the
-        # right place of its index.
+        # The condition after `settled_at <= …` already implies it. But with it, the database can
+        # start at the right place of its index.
         within = (
             *of_payer,
             table.c.settled_at <= before[0],

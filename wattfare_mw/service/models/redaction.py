@@ -173,7 +173,7 @@ def _may_be_a_word(key: str) -> bool:
 
 def _coded(key: str) -> list[str]:
     """The key in base64, as in ``Authorization: Basic …``, at the three possible offsets. These
-    forms are too long to be words. Of a short key, this is three times the key itself."""
+    forms are too long to be words. For a short key, the list has the key itself three times."""
     return [_middle(key, before) for before in range(3)] if len(key) >= RUN else [key] * 3
 
 
@@ -188,8 +188,8 @@ def _forms(key: str) -> Iterator[str]:
 
 
 def _middle(key: str, before: int) -> str:
-    """The base64 form of the key after this many bytes, without the characters that depend on
-    the text around it."""
+    """The base64 form of the key if ``before`` other bytes precede it, without the characters that
+    depend on the bytes around the key."""
     data = b"\0" * before + key.encode("utf-8", "surrogatepass")
     coded = base64.b64encode(data).decode().rstrip("=")
     return coded[-(-before * 8 // 6) : -1]

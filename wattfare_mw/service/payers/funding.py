@@ -271,7 +271,7 @@ class PayerFunding:
         """
         upstream, keyring = self._needs("openrouter")
         state_hash = _hash(state)
-        # First, in its own transaction, so that the state can be used only once.
+        # This comes first, in its own transaction, so that the state can be used only once.
         request, now = await self._store.at(
             lambda sql, now: (fundings.take_request(sql, state_hash), seconds(now))
         )
