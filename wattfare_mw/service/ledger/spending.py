@@ -178,8 +178,8 @@ def calls(
     of_payer = table.c.payer_id == payer_id, _INDEXED
     within = of_payer
     if before is not None:
-        # The condition after `settled_at <= …` already implies it. But with it, the database can
-        # start at the right place of its index.
+        # The `or_` implies `settled_at <= …`. But with it, the database can start at the right
+        # place of its index.
         within = (
             *of_payer,
             table.c.settled_at <= before[0],
