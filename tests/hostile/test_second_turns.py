@@ -252,6 +252,12 @@ RECORDED: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+RECORDED["tools from the middle of a conversation"] = [
+    {"role": "system", "tools": [{"type": "function", "function": FUNCTION}]},
+    {"role": "developer", "content": "x", "tools": [{"type": "function", "function": FUNCTION}]},
+]
+
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
 #: Values that cost more than their text.
 COSTLY: list[Any] = [
@@ -370,7 +376,18 @@ def test_replayed_audio_is_reserved() -> None:
     check({"role": "assistant", "content": "x", "audio": None})
 
 
-FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+def test_tool_in_a_message_follows_the_rule_for_tools() -> None:
+    def message(*tools: dict[str, Any], role: str = "system") -> dict[str, Any]:
+        return {"role": role, "tools": list(tools)}
+
+    search = {"type": "builtin_function", "function": {"name": "$web_search"}}
+    for role in ("system", "developer", "user", "assistant"):
+        assert check(message(search, role=role)) == ("messages[0].tools[0]",)
+        for kind in ("file_search", "mcp"):
+            assert "`messages[0].tools[0]`" in refusal(message({"type": kind}, role=role))
+    described = {"type": "function", "function": {**FUNCTION, "description": "<'>" * 99}}
+    in_message = prompt_bound.bound(chat_body(messages=[message(described)]))
+    assert in_message >= prompt_bound.bound(chat_body(messages=[message()], tools=[described]))
 
 
 @pytest.mark.parametrize(

@@ -480,8 +480,14 @@ def _annotation(name: str, value: Any) -> Found | None:
     return both(found, kept_fields.check_annotation(name, value, _CACHE_CONTROL))
 
 
+def _tools(name: str, value: Any) -> Found | None:
+    # Kimi K3 and vLLM take tools in a message, from that place of the conversation on.
+    return REQUEST["tools"].rule(name, value)
+
+
 _IN_MESSAGE: Mapping[str, Rule] = {
     "role": _text,
+    "tools": _tools,
     "name": _plain,
     "refusal": _plain,
     "tool_calls": _each(_tool_call),
@@ -847,7 +853,10 @@ REQUEST: Mapping[str, Field] = {
         "held if the upstream reports the cost of each call, and refused otherwise",
     ),
     "messages": Field(
-        Kind.COUNTED, _each(_message), "the prompt; held if it writes a cache for an hour or longer"
+        Kind.COUNTED,
+        _each(_message),
+        "the prompt; held if it writes a cache for an hour or longer. `tools` in a message follow "
+        "the rule of `tools`",
     ),
     "models": Field(
         Kind.COUNTED, _each(_plain), "fallbacks; the price of the most expensive model counts"

@@ -10,8 +10,8 @@ is the size of the text that the upstream's chat template creates from the reque
   that grows with the square of its combining marks.
 - The parts of a message that are not text, such as the arguments of earlier tool calls, a second
   time. A template may write this JSON again, with a space after each comma and colon.
-- Tools and the answer's format, in the longest form that a template may write: see
-  :func:`.json_tokens`.
+- Tools, also those of a message, and the answer's format, in the longest form that a template may
+  write: see :func:`.json_tokens`.
 - :data:`PER_ITEM` tokens for each document.
 - The additions of a template: :data:`PER_MESSAGE` around each message, :data:`PER_CALL` before all
   of them (a default system message, the date, the list of channels), and :data:`WITH_TOOLS` for the
@@ -151,8 +151,8 @@ def _bytes(char: str) -> int:
 
 def _arguments(message: dict[str, Any]) -> int:
     """The parts of a message that a template may write a second time: everything except text."""
-    return sum(
-        json_length(value)
-        for name, value in message.items()
-        if value and name != "content" and isinstance(value, (dict, list))
-    )
+    found = 0
+    for name, value in message.items():
+        if value and name != "content" and isinstance(value, (dict, list)):
+            found += json_tokens(value) + WITH_TOOLS if name == "tools" else json_length(value)
+    return found

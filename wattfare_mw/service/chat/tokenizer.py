@@ -81,6 +81,8 @@ def tokens(encoding: str, body: dict[str, Any], text: list[dict[str, Any]]) -> i
     for message in text:
         found += count(encoding, message["role"]) + _content(encoding, message.get("content"))
         found += _rest(encoding, message, "role", "content")
+        if tools := message.get("tools"):
+            found += 2 * _json(tools).count("\\n") + WITH_TOOLS
     written = prompt_bound.written(body)
     return found + (_lines(encoding, _json(written)) + WITH_TOOLS if written else 0)
 
