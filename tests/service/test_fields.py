@@ -493,8 +493,8 @@ def test_num_predict_is_a_name_of_the_limit() -> None:
 )
 def test_thinking_counts_in_the_limit(fields: dict) -> None:
     assert read(**fields).limits(8192) == (116, 8192)
-    with pytest.raises(WattfareError, match="count towards the limit"):
-        read(**fields, max_tokens=100).limits(8192)
+    # Some providers end the thinking earlier, and others refuse the call.
+    assert read(**fields, max_tokens=100).limits(8192) == (100, 100)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from support.service import chat_body
 from support.upstream import Upstream
 
-from wattfare_mw.errors import WattfareError
 from wattfare_mw.service.chat import request as chat_request
 from wattfare_mw.service.models.upstream import Upstream as Provider
 from wattfare_mw.service.models.upstream import UpstreamJob
@@ -68,7 +67,24 @@ async def test_thinking_beyond_the_limit_is_reserved(
 
 
 async def test_thinking_has_its_own_limit(upstream: Upstream) -> None:
-    await job(upstream, "dashscope", model="qwen3-32b", thinking_budget=LIMIT)
+    separate = await job(upstream, "dashscope", model="qwen3-32b", thinking_budget=LIMIT)
+    assert separate.bounds.least < separate.bounds.most
+    # Elsewhere, thinking may use the whole limit, so the limit is not lowered.
     for provider, model in (("vllm", "qwen3-32b"), ("dashscope", "qwen3.7-max")):
-        with pytest.raises(WattfareError, match="count towards the limit"):
-            await job(upstream, provider, model=model, thinking_budget=LIMIT)
+        included = await job(upstream, provider, model=model, thinking_budget=LIMIT)
+        assert included.bounds.least == included.bounds.most
+
+
+async def test_limit_of_the_service_has_room_for_thinking(upstream: Upstream) -> None:
+    """Cherry Studio and others send a large budget for thinking and no limit."""
+    plain = await job(upstream, "vllm", model="qwen3-32b", max_tokens=None)
+    thinking = await job(
+        upstream, "vllm", model="qwen3-32b", max_tokens=None, thinking_budget=32_768
+    )
+    assert thinking.bounds.most - plain.bounds.most == 32_768 * PRICE
+    assert thinking.bounds.least - plain.bounds.least == 32_768 * PRICE
+    # The model's own maximum is the highest limit.
+    capped = await job(
+        upstream, "vllm", model="claude-3-5-haiku-latest", max_tokens=None, thinking_budget=32_768
+    )
+    assert capped.bounds.most == plain.bounds.most

@@ -69,15 +69,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     def limits(self, default: int) -> tuple[int, int]:
         """The lowest useful token limit of each answer, and the highest.
 
-        Raises:
-            WattfareError: ``invalid_request``; thinking alone would use all tokens.
+        Args:
+            default: the highest limit if the request sets none.
         """
         most = default if self.max_tokens is None else self.max_tokens
-        if self.thinking >= most:
-            raise invalid_request(
-                "The tokens for thinking (`reasoning.max_tokens`, `thinking.budget_tokens`, "
-                f"`thinking_budget`, …) count towards the limit, which is {most:,}."
-            )
         least = most if self.never_shorten else min(most, self.thinking + FLOOR_TOKENS)
         return least, most
 

@@ -129,6 +129,8 @@ class UpstreamJob:
         default = context.default_max_tokens
         if request.max_tokens is None:
             longest = offers.longest(self._bounds) if self._bounds else self._text
+            # Thinking counts towards the limit, so it needs room besides the answer.
+            default += request.thinking
             default = known.limits(request, models).fit(default, longest, estimate)
         self._least, most = request.limits(default)
         self._limit = most
