@@ -130,7 +130,7 @@ FREE_FORM = frozenset(
         "tools[].function.parameters",
         "functions[].parameters",
         "response_format.schema",
-        "response_format.json_schema.schema",
+        "response_format.json_schema",
         "messages[].tool_calls[].function.arguments",
         "messages[].function_call.arguments",
     }
@@ -159,7 +159,7 @@ KEPT = (
     *("messages[].reasoning", "messages[].annotations[]", "messages[].tool_calls[].extra_content"),
     "messages[].tool_calls[].index",
 )
-#: The fields whose keys the client chooses, each with a plain value.
+#: The fields whose keys the client chooses. In `logit_bias`, each has a plain value.
 FREE_KEYS = frozenset({"metadata", "logit_bias"})
 
 
@@ -187,8 +187,7 @@ def passes_unknown(path: Path, key: str, value: Any) -> bool:
         return value is None or not media
     if value is None:  # it says nothing; at the top level, the service leaves it out
         return bool(path) or key not in allowed_fields.REQUEST
-    # A map with the client's own keys takes plain values, and lists of them in `metadata`.
-    return name in FREE_KEYS and not isinstance(value, dict if name == "metadata" else (dict, list))
+    return name in FREE_KEYS and (name == "metadata" or not isinstance(value, (dict, list)))
 
 
 def put(path: Path, value: Any) -> dict[str, Any]:
@@ -266,7 +265,7 @@ def test_object_in_place_of_any_value_is_refused(
     if name_of(path).startswith(KEPT) and (key not in MEDIA or "annotations" in path):
         return
     places = {name_of(path), f"{name_of(path)}[]"}  # an array may hold it, too
-    if places & FUNCTIONS or (places & KEEPING and key not in MEDIA):
+    if places & FUNCTIONS or (places & KEEPING and key not in MEDIA) or path[:1] == ("metadata",):
         return
     for value in (hidden, [hidden], [[hidden]], {"type": "text", "text": hidden}):
         if value != found and not is_free(path) and name_of(path) not in FREE_KEYS:

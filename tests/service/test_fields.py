@@ -119,21 +119,37 @@ ORDINARY = {
     # Baseten and NVIDIA
     "chat_template_args": {"enable_thinking": True},
     "prompt_cache_options": {"mode": "explicit", "ttl": "30m"},
+    # Home Assistant, opencode, NVIDIA and Zhipu
+    "require_parameters": True,
+    "include": ["reasoning.encrypted_content"],
+    "reasoning_summary": "auto",
+    "reasoningSummary": "auto",
+    "max_thinking_tokens": 512,
+    "min_thinking_tokens": 1,
+    "sensitive_word_check": {"type": "ALL", "status": "ENABLE"},
+    "watermark_enabled": False,
 }
 #: More values of fields of that table.
 ALSO_ORDINARY: list[tuple[str, Any]] = [
     ("google", {"thinking_config": {"thinking_budget": 9, "include_thoughts": True}}),
     ("google", {"thought_tag_marker": "think", "safety_settings": [{"category": "x"}]}),
     ("extra_body", {"google": {"thinking_config": {"thinking_level": "low"}}}),
+    ("extra_body", {"thinking": {"type": "enabled"}, "thinking_budget": -1}),
+    ("extra_body", {"reasoning_effort": "high"}),
     ("service_tier", "auto"),
     ("search_parameters", {"mode": "off"}),
     ("logit_bias", [[15043, -1.0], ["x", False]]),
     ("metadata", {"tags": ["a", "b"], "trace_id": "t"}),
+    ("metadata", {"spend_logs_metadata": {"team": "x", "steps": [{"a": None}]}}),
     ("max_tokens", -1),
     ("options", {"num_predict": -1}),
     ("reasoning", {"effort": "xhigh", "summary": "auto", "generate_summary": "x"}),
     ("response_format", {"type": "json_schema", "name": "x", "strict": True, "schema": {}}),
+    ("reasoning", {"mode": "standard"}),
     ("response_format", {"type": "regex", "pattern": "a"}),
+    ("response_format", {"type": "regex", "regex": {"regex": "a"}}),
+    ("response_format", {"type": "json_schema", "json_schema": {"type": "object", "title": "x"}}),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema_definition": {}}}),
     ("response_format", {"type": "grammar", "grammar": {"root": "x"}}),
     ("response_format", {"type": "structural_tag", "structures": [{}], "triggers": ["a"]}),
     ("tool_choice", {"type": "function", "name": "weather"}),
@@ -153,6 +169,9 @@ ALSO_ORDINARY: list[tuple[str, Any]] = [
     ("tools", [{"name": "weather", "input_schema": {"type": "object"}}]),
     ("tools", [{"type": "custom", "name": "weather", "input_schema": {"type": "object"}}]),
     ("response_format", {"type": "json_object", "response_schema": {}, "enforce_validation": True}),
+    ("plugins", [{"id": "response-healing"}, {"id": "context-compression", "enabled": True}]),
+    ("plugins", [{"id": "file-parser", "pdf": {"engine": "cloudflare-ai"}}]),
+    ("plugins", [{"id": "web", "enabled": False}]),
 ]
 
 #: Fields whose cost has no bound.
@@ -181,6 +200,7 @@ HELD = {
     "prompt_cache_options": {"ttl": "12h"},
     "media_io_kwargs": {"video": {"num_frames": -1}},
     "venice_parameters": {"enable_web_search": "on"},
+    "reasoning": {"effort": "high", "mode": "pro"},
 }
 
 REFUSED = {
@@ -233,9 +253,64 @@ def test_unknown_field_that_is_null_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("value", [{"api_base": "x"}, {"google": {}, "model": "x"}, {}, "x"])
-def test_extra_body_may_have_gemini_fields_only(value: object) -> None:
+def test_extra_body_may_have_known_fields_only(value: object) -> None:
     assert "`extra_body` is never allowed" in refusal(extra_body=value)
     assert "never allowed" in refusal(extra_body={"google": {"cached_content": "x"}})
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        {"id": "moderation"},
+        {"id": "web", "enabled": True},
+        {"id": "web", "enabled": "false"},
+        {"id": "auto-router", "allowed_models": ["x"]},
+        {"id": "file-parser", "pdf": {"engine": "mistral-ocr"}},
+        {},
+        "web",
+    ],
+    ids=str,
+)
+def test_plugin_that_can_cost_is_held(plugin: object) -> None:
+    (held,) = read(plugins=[{"id": "response-healing"}, plugin]).held
+    assert held.startswith("plugins[1]")
+
+
+def test_free_plugin_has_no_other_option() -> None:
+    """Another option could choose a model that repairs the answer."""
+    assert "`plugins[0].model`" in refusal(plugins=[{"id": "response-healing", "model": "x"}])
+    assert "`plugins[0].engine`" in refusal(
+        plugins=[{"id": "context-compression", "engine": "summary"}]
+    )
+    assert "never allowed" in refusal(plugins=[{"id": "web", "enabled": False, "api_key": "x"}])
+
+
+@pytest.mark.parametrize("limit", [50, 50.0, "50"])
+def test_limit_is_sent_as_a_whole_number(limit: object) -> None:
+    request = read(max_tokens=limit, n="2")
+    assert (request.limits(500), request.n) == ((16, 50), 2)
+    assert type(request.limited(50, *request.limit_names)["max_tokens"]) is int
+
+
+def test_lowest_of_two_limits_counts() -> None:
+    request = read(max_tokens=50, max_completion_tokens=20)
+    assert request.limits(500) == (16, 20)
+    sent = request.limited(20, *request.limit_names)
+    assert sent["max_tokens"] == sent["max_completion_tokens"] == 20
+    assert read(max_tokens=-1, max_completion_tokens=20).limits(500) == (16, 20)
+
+
+def test_only_automatic_caching_passes_in_the_options_of_a_gateway() -> None:
+    def options(**gateway: Any) -> dict[str, Any]:
+        return {"providerOptions": {"gateway": {"order": ["x"], **gateway}}}
+
+    request = read(**options(caching="auto"))
+    assert (request.held, request.body["providerOptions"]) == (
+        ("providerOptions",),
+        options(caching="auto")["providerOptions"],
+    )
+    assert "`caching`" in refusal(**options(caching=True))
+    assert "never allowed" in refusal(**options(caching="auto", byok={"x": [{"apiKey": "x"}]}))
 
 
 def test_request_without_a_limit_gets_the_limit_of_the_service() -> None:
@@ -329,8 +404,7 @@ def test_request_has_the_kind_of_its_strongest_field(chosen: dict[str, dict]) ->
     try:
         held = read(**fields).held
     except WattfareError:
-        # Two names of the limit, or thinking above the limit, are refused only in combination.
-        assert KINDS[strongest] == Kind.REFUSED or "limit" in refusal(**fields)
+        assert KINDS[strongest] == Kind.REFUSED
         return
     assert KINDS[strongest] == (Kind.HELD if held else Kind.COUNTED)
     assert {name.partition("[")[0].partition(".")[0] for name in held} == {

@@ -335,7 +335,14 @@ _SOUND = {"data": _text, "format": _plain}
 _IMAGE_PARTS = {
     "image_url": _object(_IMAGE),
     "input_image": _object(_IMAGE),
-    "image": _object({**_MEDIA, "source": _SOURCE, "image": _text, "mediaType": _plain}),
+    "image": _object(
+        {
+            **_MEDIA,
+            "source": _SOURCE,
+            "image": _text,
+            **dict.fromkeys(("mediaType", "mimeType"), _plain),
+        }
+    ),
 }
 _ATTACHED: Mapping[str, Rule] = {
     **_IMAGE_PARTS,
@@ -656,13 +663,10 @@ _RESPONSE_FORMAT = _object(
     {
         **dict.fromkeys(("type", "name", "description", "strict", "pattern"), _plain),
         "enforce_validation": _plain,
-        "json_schema": _object(
-            {"name": _plain, "description": _plain, "schema": _json, "strict": _plain}
-        ),
         **dict.fromkeys(
             (
-                *("schema", "response_schema", "value", "grammar", "structures", "triggers"),
-                "format",
+                *("json_schema", "schema", "response_schema", "value", "regex", "grammar"),
+                *("structures", "triggers", "format"),
             ),
             _plain_or(_json),
         ),
@@ -671,13 +675,17 @@ _RESPONSE_FORMAT = _object(
 
 # Thinking is part of the answer, and ends with its limit: see `chat.ChatRequest.floor`.
 _REASONING = _object(
-    dict.fromkeys(
-        (
-            *("effort", "max_tokens", "exclude", "enabled", "summary", "generate_summary"),
-            "context",
+    {
+        **dict.fromkeys(
+            (
+                *("effort", "max_tokens", "exclude", "enabled", "summary", "generate_summary"),
+                "context",
+            ),
+            _plain,
         ),
-        _plain,
-    )
+        # OpenRouter calls another model for it: `gpt-5.6-pro` for `gpt-5.6`.
+        "mode": _held("another mode can call a more expensive model", "standard", shape=_text),
+    }
 )
 
 
@@ -779,15 +787,20 @@ _GOOGLE = _object(
         ),
     }
 )
-_GOOGLE_ONLY = _object({"google": _GOOGLE})
+# Gemini's clients send `extra_body` as a field. Cherry Studio sends the other fields in it.
+_EXTRA: Mapping[str, Rule] = {
+    "google": _GOOGLE,
+    "thinking": _THINKING,
+    **dict.fromkeys(("thinking_budget", "reasoning_effort"), _plain),
+}
+_EXTRA_BODY = _object(_EXTRA)
 
 
 def _extra_body(name: str, value: Any) -> Found | None:
-    # Gemini's clients send `extra_body` as a field. Allow only `google` in it, because LiteLLM
-    # reads any field in it.
-    if not isinstance(value, dict) or cast("dict[str, Any]", value).keys() != {"google"}:
+    # Allow only these fields in it, because LiteLLM reads any field in it.
+    if not fields_of(value) or not fields_of(value).keys() <= _EXTRA.keys():
         raise _foreign(name, name)
-    return _GOOGLE_ONLY(name, value)
+    return _EXTRA_BODY(name, value)
 
 
 class Field(NamedTuple):
@@ -828,17 +841,66 @@ def _refused_row(name: str, because: str) -> dict[str, Field]:
 _LIST_OF_PLAIN = _each(_plain)
 
 
+def _provider_options(name: str, value: Any) -> Found | None:
+    # Vercel's gateway places cache breakpoints for `"caching": "auto"`. LiteLLM has a field with
+    # this name, too, and stores answers for it.
+    gateway = fields_of(fields_of(value).get("gateway"))
+    if gateway.get("caching") == "auto":
+        rest = {field: inner for field, inner in gateway.items() if field != "caching"}
+        value = {**value, "gateway": rest}
+    return _OF_GATEWAY(name, value)
+
+
+_OF_GATEWAY = _held("its fields choose providers and tools")
+
+#: OpenRouter's plugins that cost nothing: openrouter.ai/docs/guides/features/plugins. They repair
+#: the JSON of an answer, shorten a long prompt, and read PDF files. Each has its allowed options,
+#: because another option can choose a model.
+_FREE_PLUGINS: Mapping[str, Rule] = {
+    "response-healing": _object({"id": _plain, "enabled": _plain}),
+    "context-compression": _object(
+        {"id": _plain, "enabled": _plain, "engine": _only("middle-out")}
+    ),
+    "file-parser": _object(
+        {
+            "id": _plain,
+            "enabled": _plain,
+            "pdf": _object(
+                {
+                    "engine": _held(
+                        "this engine has its own price",
+                        *("cloudflare-ai", "pdf-text", "native"),
+                        shape=_text,
+                    )
+                }
+            ),
+        }
+    ),
+}
+_PRICED_PLUGIN = _held("plugins have their own prices")
+
+
+def _plugin(name: str, value: Any) -> Found | None:
+    fields = fields_of(value)
+    if fields.get("enabled") is False:
+        return _safe_json(name, value)
+    kind = fields.get("id")
+    free = _FREE_PLUGINS.get(kind) if isinstance(kind, str) else None
+    return (free or _PRICED_PLUGIN)(name, value)
+
+
+_PLUGINS = _each(_plugin)
+
+
 def _logit_bias(name: str, value: Any) -> Found | None:
     # llama.cpp also reads pairs: `[[15043, -1.0]]`.
     return _each(_LIST_OF_PLAIN)(name, value) if isinstance(value, list) else _map(name, value)
 
 
 def _metadata(name: str, value: Any) -> None:
-    """An object with the client's own keys. Each value is plain or a list of plain values."""
+    """An object with the client's own keys."""
     if not isinstance(value, dict):
         raise invalid_request(f"`{name}` must be an object.")
-    for key, inner in cast("dict[str, Any]", value).items():
-        (_LIST_OF_PLAIN if isinstance(inner, list) else _plain)(f"{name}.{key[:64]}", inner)
     _client_keys(name, value)
 
 
@@ -875,8 +937,10 @@ REQUEST: Mapping[str, Field] = {
             "tool_choice": _text_or(_tool_choice, "an object that names a tool"),
             "function_call": _text_or(_NAMED, "an object that names a function"),
             "response_format": _RESPONSE_FORMAT,
-            "reasoning": _REASONING,
         },
+    ),
+    "reasoning": Field(
+        Kind.COUNTED, _REASONING, "part of the prompt; a `mode` other than `standard` is held"
     ),
     **_rows(
         Kind.COUNTED,
@@ -917,11 +981,12 @@ REQUEST: Mapping[str, Field] = {
     "extra_body": Field(
         Kind.HELD,
         _extra_body,
-        "the same options in an object `google`, as Gemini's clients send them",
+        "the same options in an object `google`, as Gemini's clients send them; `thinking`, "
+        "`thinking_budget` and `reasoning_effort` in it are free",
     ),
     **_plain_rows(
         Kind.COUNTED,
-        "the limit of the answer; with `-1`, the service chooses it",
+        "the limit of the answer; the lower of the two counts; with `-1`, the service chooses it",
         *("max_tokens", "max_completion_tokens"),
     ),
     "options": Field(
@@ -961,6 +1026,8 @@ REQUEST: Mapping[str, Field] = {
         "how the answer is sent",
     ),
     "usage": Field(Kind.FREE, _object({"include": _plain}), "how the answer is sent"),
+    # The names of more data in an answer of OpenAI's Responses API, as opencode sends them.
+    "include": Field(Kind.FREE, _LIST_OF_PLAIN, "how the answer is sent"),
     **_plain_rows(
         Kind.FREE,
         "how the answer is sent",
@@ -973,8 +1040,8 @@ REQUEST: Mapping[str, Field] = {
         Kind.FREE,
         "what the provider filters",
         {
-            **dict.fromkeys(("safety_settings", "asr_options"), _safe_json),
-            **dict.fromkeys(("safety_mode", "mask_sensitive_info"), _plain),
+            **dict.fromkeys(("safety_settings", "asr_options", "sensitive_word_check"), _safe_json),
+            **dict.fromkeys(("safety_mode", "mask_sensitive_info", "watermark_enabled"), _plain),
         },
     ),
     # How tokens are chosen and reported.
@@ -1034,6 +1101,8 @@ REQUEST: Mapping[str, Field] = {
         *("stream_reasoning", "prompt_mode", "disable_reasoning", "clear_thinking"),
         *("preserve_thinking", "reasoning_history", "reasoning_split", "reasoning_in_content"),
         *("thinking_forced_open", "thinking_budget_tokens", "reasoning_control"),
+        *("max_thinking_tokens", "min_thinking_tokens", "reasoning_summary", "reasoningSummary"),
+        "enable_reasoning",
     ),
     # LiteLLM also takes an object, with `effort` and `summary`.
     "reasoning_effort": Field(
@@ -1049,6 +1118,8 @@ REQUEST: Mapping[str, Field] = {
         *("safe_prompt", "context_length_exceeded_behavior", "prompt_truncate_len"),
         *("truncate", "shift", "document_image_limit", "document_page_limit", "num_ctx"),
     ),
+    # Older versions of Home Assistant send this field of `provider` here. OpenRouter ignores it.
+    "require_parameters": Field(Kind.FREE, _plain, "which providers may answer"),
     "transforms": Field(
         Kind.FREE,
         _only([], ["middle-out"]),
@@ -1115,7 +1186,12 @@ REQUEST: Mapping[str, Field] = {
         },
     ),
     # Fields whose cost has no bound.
-    **_held_row("plugins", "plugins have their own prices"),
+    "plugins": Field(
+        Kind.HELD,
+        _PLUGINS,
+        "plugins have their own prices; `response-healing`, `context-compression`, `file-parser` "
+        "with a free engine, and plugins that are off are free",
+    ),
     **_held_row("web_search_options", "a search has its own price"),
     **_held_row("search_settings", "a search has its own price"),
     **_held_row("enable_search", "a search has its own price"),
@@ -1163,7 +1239,7 @@ REQUEST: Mapping[str, Field] = {
     **_held_row("enable_code_interpreter", "the provider's tools have their own price"),
     **_held_row("priority", "another priority can have another price", 0, shape=_plain),
     **_held_row("tags", "a router can use it to choose the price"),
-    **_held_row("providerOptions", "its fields choose providers and tools"),
+    "providerOptions": Field(Kind.HELD, _provider_options, "its fields choose providers and tools"),
     **_held_row("provider_options", "its fields choose providers and tools"),
     **_held_row("betas", "a beta may have its own price"),
     **_held_row("anthropic_beta", "a beta may have its own price"),

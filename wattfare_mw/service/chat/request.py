@@ -268,8 +268,18 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value or {})
 
 
+def _number(value: object) -> object:
+    """A number that a client has written as ``4096.0`` or ``"4096"``, as a whole number. Many
+    servers accept this."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and len(value) <= 8 and value.isascii() and value.isdigit():
+        return int(value)
+    return value
+
+
 def _whole(fields: dict[str, Any], name: str, most: int, prefix: str = "") -> int | None:
-    value = fields.get(name)
+    value = _number(fields.get(name))
     # `True == 1`, but true is not a number.
     if value is not None and not (type(value) is int and 1 <= value <= most):
         raise invalid_request(f"`{prefix}{name}` must be a whole number from 1 to {most:,}.")
@@ -307,7 +317,7 @@ def _tokens_of_thinking(fields: dict[str, Any], name: str, prefix: str = "") -> 
 def _limit(fields: dict[str, Any], name: str, prefix: str = "") -> int | None:
     # For LM Studio, llama.cpp and Ollama, -1 means no limit. The service then sets its own limit.
     value = fields.get(name)
-    if type(value) is int and value == _NO_LIMIT:
+    if type(value) in (int, float) and value == _NO_LIMIT:
         return None
     return _whole(fields, name, MAX_TOKENS, prefix)
 
@@ -320,17 +330,8 @@ def _ollama_limit(fields: dict[str, Any]) -> int | None:
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
+    """The lowest limit. LangChain can send both names, with different values."""
     if _LIMITS.isdisjoint(fields):
         return None
-    new, old = (_limit(fields, name) for name in _TOKEN_FIELDS)
-    if new is not None and old is not None and new != old:
-        raise invalid_request(
-            "`max_tokens` and `max_completion_tokens` are the same limit: send one of them."
-        )
-    limit = old if new is None else new
-    if "options" not in fields:
-        return limit
-    ollama = _ollama_limit(fields)
-    if ollama is None or limit is None:
-        return ollama if limit is None else limit
-    return min(limit, ollama)
+    limits = [*(_limit(fields, name) for name in _TOKEN_FIELDS), _ollama_limit(fields)]
+    return min((limit for limit in limits if limit is not None), default=None)
