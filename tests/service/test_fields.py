@@ -108,6 +108,8 @@ ORDINARY = {
     "user_security_context": {"application_name": "a", "end_user_tenant_id": "t"},
     "nvext": {"max_thinking_tokens": 512, "guided_json": {"type": "object"}},
     "return_cached_tokens_details": True,
+    "return_meta_info": True,
+    "return_prompt_token_ids": True,
     # llama.cpp, vLLM and Perplexity
     "thinking_budget_tokens": 512,
     "reasoning_control": True,
@@ -513,6 +515,9 @@ def test_foreign_field_in_metadata_is_refused(name: str) -> None:
 def test_clients_own_key_is_not_a_foreign_field() -> None:
     own = {"thread_id": "t", "project": "p", "client": "c", "endpoint": "/x", "thread_tokens": 1}
     assert read(metadata=own, trace=own).held == ()
+    assert read(metadata={"spend_logs_metadata": own}).held == ()
+    for name in ("headers", "model_info", "user_config"):
+        assert "never allowed" in refusal(metadata={name: {"id": "x"}})
     schema = {"type": "object", "properties": {"api_key": {"type": "string"}}}
     tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
     assert read(tools=tools).held == ()

@@ -901,6 +901,10 @@ def _metadata(name: str, value: Any) -> None:
     """An object with the client's own keys."""
     if not isinstance(value, dict):
         raise invalid_request(f"`{name}` must be an object.")
+    for key, inner in cast("dict[str, Any]", value).items():
+        # LiteLLM keeps objects of its own here, such as `model_info` and `headers`.
+        if isinstance(inner, dict) and foreign_fields.is_foreign(key):
+            raise _foreign(f"{name}.{key}", key)
     _client_keys(name, value)
 
 
@@ -1034,7 +1038,7 @@ REQUEST: Mapping[str, Field] = {
         *("incremental_output", "result_format", "stream_mode", "tool_stream", "raw_output"),
         *("parse_tool_calls", "timings_per_token", "return_progress", "perf_metrics_in_response"),
         *("return_cached_tokens_details", "return_prompt_text", "return_token_offsets"),
-        "stream_interval",
+        *("stream_interval", "return_meta_info", "return_prompt_token_ids"),
     ),
     **_rows(
         Kind.FREE,
