@@ -312,6 +312,35 @@ def qwen(width: int, height: int) -> int:
     return min(across * down // 784, 16384) + 2
 
 
+def kimi(width: int, height: int, patches: int) -> int:
+    """``navit_resize_image`` in media_utils.py."""
+    scale = min(
+        1,
+        math.sqrt(patches / (max(1, width // 14) * max(1, height // 14))),
+        512 * 14 / width,
+        512 * 14 / height,
+    )
+    width, height = (min(max(1, int(side * scale)), 512 * 14) for side in (width, height))
+    return math.ceil(width / 28) * math.ceil(height / 28)
+
+
+def glm(width: int, height: int, most: int) -> int:
+    """``smart_resize`` in image_processing_glm4v.py. It refuses a narrower image."""
+    if min(width, height) < 28:
+        scale = max(28 / width, 28 / height)
+        width, height = int(width * scale), int(height * scale)
+    if max(width, height) / min(width, height) > 200:
+        return 0
+    across, down = round(width / 28), round(height / 28)
+    if across * down > most:
+        beta = math.sqrt(width * height / (most * 784))
+        across, down = (max(1, math.floor(side / beta / 28)) for side in (width, height))
+    elif across * down * 784 < 112 * 112 / 2:
+        beta = math.sqrt(112 * 112 / (2 * width * height))
+        across, down = (math.ceil(side * beta / 28) for side in (width, height))
+    return across * down
+
+
 BILLS = {
     "gpt-4o": lambda w, h: openai_tiles(85, 170, w, h),
     "openai/gpt-4o-2024-11-20": lambda w, h: openai_tiles(85, 170, w, h),
@@ -332,6 +361,12 @@ BILLS = {
     "gemini-3-pro-preview": lambda w, h: 1120,
     "mistralai/pixtral-12b": pixtral,
     "qwen/qwen2.5-vl-72b-instruct": qwen,
+    "moonshotai/kimi-k2.5": lambda w, h: kimi(w, h, 16_384),
+    "moonshotai/Kimi-K2.6": lambda w, h: kimi(w, h, 16_384),
+    "kimi-k2.7-code": lambda w, h: kimi(w, h, 16_384),
+    "moonshotai/kimi-k3": lambda w, h: kimi(w, h, 65_536),
+    "z-ai/glm-4.5v": lambda w, h: glm(w, h, 7500),
+    "z-ai/glm-4.6v-flash": lambda w, h: glm(w, h, 6144),
 }
 
 
@@ -370,6 +405,8 @@ def test_bound_of_an_image_covers_its_tokens(
         ("gemini-3-pro", Image(4032, 3024), 1120),
         ("gemini-2.5-pro", Image(960, 540), 6 * 258),
         ("grok-4", Image(), 1792),
+        ("moonshotai/Kimi-K2.6", Image(1920, 1080), 69 * 39),
+        ("deepseek-v4-flash-vision-exp", Image(), 512),
     ],
 )
 def test_image_tokens_match_documented_counts(model: str, image: Image, tokens: int) -> None:

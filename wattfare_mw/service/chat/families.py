@@ -334,6 +334,26 @@ FAMILIES: Sequence[Family] = (
         models=("qwen*", "qvq*"),
         images=(Patches(size=28, most_patches=16_384, least=256),),
     ),
+    # A token for 28 by 28 pixels. An image is scaled down to 16,384 patches of 14 pixels (K3:
+    # 65,536), and then each side is rounded up: preprocessor_config.json and media_utils.py of the
+    # models. A narrow image can have 4,506 tokens (K3: 16,866).
+    Family(
+        models=("kimi-k2.5*", "kimi-k2.6*"),
+        images=(Patches(size=28, most_patches=4600),),
+    ),
+    Family(
+        models=("kimi-k2.[7-9]*", "kimi-k3*"),
+        images=(Patches(size=28, most_patches=17_000),),
+    ),
+    # A token for 28 by 28 pixels, up to 6,144 (GLM-4.5V: 7,500) of them: preprocessor_config.json.
+    # A narrow image is scaled up, to 200 tokens at most: image_processing_glm4v.py of transformers.
+    Family(
+        models=("glm-4.[1-6]v*",),
+        images=(Patches(size=28, most_patches=7500, least=256),),
+    ),
+    # At most 384 tokens: api-docs.deepseek.com/guides/vision. The rest is for the padding of a
+    # host.
+    Family(models=("deepseek-v4-flash-vision*",), images=(Fixed(512),)),
 )
 
 #: The family of a model without a row: the rules of all rows.
