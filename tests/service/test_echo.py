@@ -237,7 +237,7 @@ def test_sigterm_during_a_stream_ends_it_with_an_error(tmp_path, stop: str) -> N
         ({"n": True}, "`n`"),
         ({"stream": "yes"}, "`stream`"),
         ({"stream": True, "stream_options": 1}, "`stream_options`"),
-        ({"stream_options": {"include_usage": True}}, "`stream_options`"),
+        ({"stream_options": {"include_usage": "yes"}}, "`include_usage`"),
     ],
 )
 def test_invalid_request_is_refused_and_not_billed(app: App, fields: dict, says: str) -> None:

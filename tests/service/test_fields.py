@@ -155,6 +155,8 @@ ALSO_ORDINARY: list[tuple[str, Any]] = [
     ("response_format", {"type": "grammar", "grammar": {"root": "x"}}),
     ("response_format", {"type": "structural_tag", "structures": [{}], "triggers": ["a"]}),
     ("tool_choice", {"type": "function", "name": "weather"}),
+    ("tool_choice", {"type": "function", "function": FUNCTION}),
+    ("stream_options", {"include_usage": True}),
     ("tool_choice", {"function": {"name": "weather"}}),
     ("tool_choice", {"type": "tool", "name": "weather"}),
     ("tool_choice", {"type": "any", "disable_parallel_tool_use": True}),

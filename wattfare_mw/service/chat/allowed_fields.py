@@ -631,7 +631,8 @@ def _tool(name: str, value: Any) -> Found | None:
 _CHOSEN = _object(
     {
         **dict.fromkeys(("type", "name", "disable_parallel_tool_use"), _plain),
-        **dict.fromkeys(("function", "custom", "tool"), _NAMED),
+        "function": _object(_FLAT),  # some apps send the whole tool
+        **dict.fromkeys(("custom", "tool"), _NAMED),
     }
 )
 _CHOSEN_TOOL: Mapping[str, Rule] = {"function": _CHOSEN, "custom": _CHOSEN, "tool": _CHOSEN}

@@ -150,7 +150,7 @@ def read(
         model=model,
         messages=messages,
         stream=stream,
-        include_usage=_include_usage(known, stream),
+        include_usage=_include_usage(known),
         max_tokens=_max_tokens(known),
         body=known,
         n=_whole(known, "n", allowed_fields.MAX_N) or 1,
@@ -249,16 +249,14 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _include_usage(fields: dict[str, Any], stream: bool) -> bool:
+def _include_usage(fields: dict[str, Any]) -> bool:
     """True if the client asks for the usage at the end of a stream. OpenAI's clients ask in
-    ``stream_options``, OpenRouter's in ``usage``."""
+    ``stream_options``, OpenRouter's in ``usage``. Some clients, such as VS Code, also ask if the
+    answer is not a stream. It then has no effect."""
     if "usage" not in fields and "stream_options" not in fields:
         return False
     asks = _flag(_object(fields, "usage"), "include")
-    options = _object(fields, "stream_options")
-    if fields.get("stream_options") is not None and not stream:
-        raise invalid_request("`stream_options` needs `stream: true`.")
-    return _flag(options, "include_usage") or asks
+    return _flag(_object(fields, "stream_options"), "include_usage") or asks
 
 
 def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
