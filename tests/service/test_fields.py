@@ -137,7 +137,8 @@ ALSO_ORDINARY: list[tuple[str, Any]] = [
     ("google", {"thought_tag_marker": "think", "safety_settings": [{"category": "x"}]}),
     ("extra_body", {"google": {"thinking_config": {"thinking_level": "low"}}}),
     ("extra_body", {"thinking": {"type": "enabled"}, "thinking_budget": -1}),
-    ("extra_body", {"reasoning_effort": "high"}),
+    ("extra_body", {"reasoning_effort": "high", "enable_thinking": False, "think": True}),
+    ("extra_body", {"chat_template_kwargs": {"enable_thinking": False}, "top_k": 20}),
     ("service_tier", "auto"),
     ("search_parameters", {"mode": "off"}),
     ("logit_bias", [[15043, -1.0], ["x", False]]),
@@ -256,10 +257,22 @@ def test_unknown_field_that_is_null_is_left_out() -> None:
     assert read(something_unknown=None, stop=None).body["stop"] is None
 
 
-@pytest.mark.parametrize("value", [{"api_base": "x"}, {"google": {}, "model": "x"}, {}, "x"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"api_base": "x"},
+        {"google": {}, "model": "x"},
+        *({"stream": True}, {"max_tokens": 5}, {"n": 2}, {"tools": []}, {"service_tier": "x"}),
+        {},
+        "x",
+    ],
+    ids=str,
+)
 def test_extra_body_may_have_known_fields_only(value: object) -> None:
     assert "`extra_body` is never allowed" in refusal(extra_body=value)
     assert "never allowed" in refusal(extra_body={"google": {"cached_content": "x"}})
+    for arguments in ({"documents": [1]}, {"chat_template": "x"}, {"eos_token": "x"}):
+        assert "chat_template_kwargs" in refusal(extra_body={"chat_template_kwargs": arguments})
 
 
 @pytest.mark.parametrize(
@@ -591,6 +604,7 @@ def test_thinking_counts_in_the_limit(fields: dict) -> None:
         {"chat_template_args": {"documents": [1] * 32}},
         {"chat_template_args": {"system": "x " * 500}},
         {"nvext": {"guided_json": {"description": "x " * 500}}},
+        {"extra_body": {"chat_template_kwargs": {"system": "x " * 500}}},
     ],
     ids=str,
 )

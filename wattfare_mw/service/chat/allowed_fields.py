@@ -788,20 +788,18 @@ _GOOGLE = _object(
         ),
     }
 )
-# Gemini's clients send `extra_body` as a field. Cherry Studio sends the other fields in it.
-_EXTRA: Mapping[str, Rule] = {
-    "google": _GOOGLE,
-    "thinking": _THINKING,
-    **dict.fromkeys(("thinking_budget", "reasoning_effort"), _plain),
-}
-_EXTRA_BODY = _object(_EXTRA)
+
+
+def _plain_template_arguments(name: str, value: Any) -> None:
+    _map(name, value)
+    _template_arguments(name, value)
 
 
 def _extra_body(name: str, value: Any) -> Found | None:
-    # Allow only these fields in it, because LiteLLM reads any field in it.
-    if not fields_of(value) or not fields_of(value).keys() <= _EXTRA.keys():
+    # Allow only fields that cost nothing, because LiteLLM reads any field in it.
+    if not fields_of(value) or not fields_of(value).keys() <= _IN_EXTRA_BODY.keys():
         raise _foreign(name, name)
-    return _EXTRA_BODY(name, value)
+    return _object(_IN_EXTRA_BODY)(name, value)
 
 
 class Field(NamedTuple):
@@ -909,6 +907,9 @@ def _metadata(name: str, value: Any) -> None:
     _client_keys(name, value)
 
 
+_TOKENS = "how tokens are chosen and reported"
+_THINKING_NOTE = "how much the model thinks and writes, within the limit of the answer"
+
 #: Every field that a request may have.
 REQUEST: Mapping[str, Field] = {
     # Fields that the reservation counts.
@@ -986,8 +987,9 @@ REQUEST: Mapping[str, Field] = {
     "extra_body": Field(
         Kind.HELD,
         _extra_body,
-        "the same options in an object `google`, as Gemini's clients send them; `thinking`, "
-        "`thinking_budget` and `reasoning_effort` in it are free",
+        "the same options in an object `google`, as Gemini's clients send them. Free fields about "
+        "tokens and thinking are free in it, too, and `chat_template_kwargs` with plain values is "
+        "counted",
     ),
     **_plain_rows(
         Kind.COUNTED,
@@ -1052,7 +1054,7 @@ REQUEST: Mapping[str, Field] = {
     # How tokens are chosen and reported.
     **_plain_rows(
         Kind.FREE,
-        "how tokens are chosen and reported",
+        _TOKENS,
         *("temperature", "top_p", "top_k", "top_a", "min_p", "typical_p"),
         *("frequency_penalty", "presence_penalty", "repetition_penalty", "length_penalty"),
         *("repeat_penalty", "mirostat", "mirostat_eta", "mirostat_tau"),
@@ -1074,7 +1076,7 @@ REQUEST: Mapping[str, Field] = {
     ),
     **_rows(
         Kind.FREE,
-        "how tokens are chosen and reported",
+        _TOKENS,
         {
             "logit_bias": _logit_bias,
             **dict.fromkeys(
@@ -1100,7 +1102,7 @@ REQUEST: Mapping[str, Field] = {
     # How much the model thinks and writes, within the limit.
     **_plain_rows(
         Kind.FREE,
-        "how much the model thinks and writes, within the limit of the answer",
+        _THINKING_NOTE,
         *("include_reasoning", "reasoning_format", "verbosity", "reasoning_budget"),
         *("enable_thinking", "think", "thinking_token_budget", "separate_reasoning"),
         *("stream_reasoning", "prompt_mode", "disable_reasoning", "clear_thinking"),
@@ -1113,7 +1115,7 @@ REQUEST: Mapping[str, Field] = {
     "reasoning_effort": Field(
         Kind.FREE,
         _plain_or(_object(dict.fromkeys(("effort", "summary"), _plain))),
-        "how much the model thinks and writes, within the limit of the answer",
+        _THINKING_NOTE,
     ),
     # How the prompt is formatted.
     **_plain_rows(
@@ -1269,6 +1271,16 @@ REQUEST: Mapping[str, Field] = {
     **_refused_row("chat_template", "a template can repeat the prompt any number of times"),
     **_refused_row("background", "an answer that comes later cannot be billed"),
     **_refused_row("deferred", "an answer that comes later cannot be billed"),
+}
+
+# Gemini's clients send `extra_body` as a field. In JavaScript, others do so by mistake, because in
+# Python it is an option of the client.
+_IN_EXTRA_BODY: Mapping[str, Rule] = {
+    **{name: row.rule for name, row in REQUEST.items() if row.note in (_TOKENS, _THINKING_NOTE)},
+    "google": _GOOGLE,
+    "thinking": _THINKING,
+    "thinking_budget": _plain,
+    "chat_template_kwargs": _plain_template_arguments,
 }
 
 _request = _object({name: field.rule for name, field in REQUEST.items()})

@@ -59,7 +59,7 @@ _WRITTEN = frozenset(
         "structural_tag",
         *("guided_json", "guided_choice", "guided_regex", "guided_grammar", "json_schema"),
         *("format", "regex", "ebnf", "grammar", "output_config", "thinking", "options"),
-        *("output_format", "translation_options", "nvext"),
+        *("output_format", "translation_options", "nvext", "extra_body"),
     }
 )
 #: For models without formats of answers, gateways turn a format into a tool.
