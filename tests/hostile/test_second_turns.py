@@ -352,6 +352,17 @@ def test_url_in_an_unknown_field_of_a_message_is_refused(role: str) -> None:
     check({"role": role, "content": "see https://a.example", "note": "no url", "n": [1, None]})
 
 
+@pytest.mark.parametrize("name", ["Tools", "TOOL\u017f", "Tool_Calls", "CONTENT", "Images"])
+def test_field_with_another_case_is_refused(name: str) -> None:
+    """Some servers ignore the case of names, and the field itself has another rule."""
+    for role in ("user", "assistant"):
+        assert f"Write `messages[0].{name}` as `" in refusal({"role": role, name: []})
+        part = {"type": "text", "text": "x", "Cache_Control": {"type": "ephemeral"}}
+        assert "Write `messages[0].content[0]." in refusal({"role": role, "content": [part]})
+    tool = {"type": "function", "Function": {"name": "f"}}
+    assert "Write `tools[0].Function`" in refusal({"role": "user", "content": "x"}, tools=[tool])
+
+
 def test_one_hour_cache_is_reserved_at_any_depth() -> None:
     hour = {"type": "ephemeral", "ttl": "1h"}
     for key in ("cache_control", "cacheControl"):
@@ -385,6 +396,7 @@ def test_tool_in_a_message_follows_the_rule_for_tools() -> None:
         assert check(message(search, role=role)) == ("messages[0].tools[0]",)
         for kind in ("file_search", "mcp"):
             assert "`messages[0].tools[0]`" in refusal(message({"type": kind}, role=role))
+    assert check({"role": "user", "content": "x", "tools": ["search"]}) == ()
     described = {"type": "function", "function": {**FUNCTION, "description": "<'>" * 99}}
     in_message = prompt_bound.bound(chat_body(messages=[message(described)]))
     assert in_message >= prompt_bound.bound(chat_body(messages=[message()], tools=[described]))

@@ -392,6 +392,9 @@ def _known_or(rules: Mapping[str, Rule], other: Callable[[str, str, Any], Found 
             if inner is None:
                 continue
             known, where = rules.get(field), f"{name}.{field[:64]}"
+            if known is None and (folded := field.casefold()) in rules:
+                # Some servers ignore the case of names. They could read it as the known field.
+                raise invalid_request(f"Write `{where}` as `{folded}`.")
             more = other(where, field, inner) if known is None else known(where, inner)
             found = both(found, more)
         return found
@@ -487,14 +490,14 @@ def _annotation(name: str, value: Any) -> Found | None:
     return both(found, kept_fields.check_annotation(name, value, _CACHE_CONTROL))
 
 
-def _tools(name: str, value: Any) -> Found | None:
-    # Kimi K3 and vLLM take tools in a message, from that place of the conversation on.
-    return REQUEST["tools"].rule(name, value)
+def _tools_of_message(name: str, value: Any) -> Found | None:
+    # Kimi K3, vLLM and SGLang take tools in a message, from that place of the conversation on. An
+    # app's own list of names is not a tool.
+    return _each(_plain_or(_tool))(name, value)
 
 
 _IN_MESSAGE: Mapping[str, Rule] = {
     "role": _text,
-    "tools": _tools,
     "name": _plain,
     "refusal": _plain,
     "tool_calls": _each(_tool_call),
@@ -502,6 +505,7 @@ _IN_MESSAGE: Mapping[str, Rule] = {
     "function_call": _CALLED,
     **_CACHED,
     "annotations": _each(_annotation),
+    "tools": _tools_of_message,
     "audio": _held(
         "the length of the earlier audio answer is not known",
         shape=_object({**_SOUND, "id": _plain, "expires_at": _plain, "transcript": _plain}),
