@@ -14,6 +14,7 @@ from providers import (
     databricks,
     deepinfra,
     deepseek,
+    gateways,
     google,
     groq,
     litellm,
@@ -56,5 +57,6 @@ PROVIDERS = tuple(
         cohere,
         deepinfra,
         databricks,
+        gateways,
     )
 )

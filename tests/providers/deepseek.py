@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from providers.rows import (
+    ESTIMATED,
     WORDS,
     Provider,
     Row,
@@ -70,6 +71,32 @@ PROVIDER = Provider(
                 {**finish_chunk(), "usage": tokens(18, 4)},
             ),
             bill=18 * 1000 + 4 * 2000,
+        ),
+        Row(
+            quirk='`finish_reason: "insufficient_system_resource"`, with status 200',
+            rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
+            source=_DOCS,
+            answer={
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "one two "},
+                        "finish_reason": "insufficient_system_resource",
+                    }
+                ],
+                "usage": tokens(18, 2),
+            },
+            chunks=(
+                *(delta_chunk({"content": word}) for word in WORDS[:2]),
+                {
+                    "choices": [
+                        {"index": 0, "delta": {}, "finish_reason": "insufficient_system_resource"}
+                    ]
+                },
+            ),
+            fails=True,
+            bill=18 * 1000 + 2 * 2000,
+            stream_bill=ESTIMATED * 1000 + 2 * 2000,
         ),
     ),
 )

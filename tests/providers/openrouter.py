@@ -22,6 +22,8 @@ _STREAMS = "https://openrouter.ai/docs/api-reference/streaming"
 _IMAGES = "https://openrouter.ai/docs/features/multimodal/image-generation"
 _IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
+_COST_DETAILS = "https://www.openrouter.ai/docs/client-sdks/python/components/costdetails.md"
+
 PROVIDER = Provider(
     name="OpenRouter",
     cached="yes",
@@ -84,6 +86,23 @@ PROVIDER = Provider(
                 100, 10, cost=0.000005, is_byok=True, cost_details={"upstream_inference_cost": None}
             ),
             bill=100 * 1000 + 10 * 2000,
+        ),
+        Row(
+            quirk="`is_byok: true`, and only the two parts of the provider's cost",
+            rule="bills the sum of the fee and the two parts",
+            source=_COST_DETAILS,
+            usage=tokens(
+                100,
+                10,
+                cost=0.0001,
+                is_byok=True,
+                cost_details={
+                    "upstream_inference_cost": None,
+                    "upstream_inference_prompt_cost": 0.0004,
+                    "upstream_inference_completions_cost": 0.00005,
+                },
+            ),
+            bill=550_000,
         ),
         Row(
             quirk="`is_byok: false`, and also the provider's cost",

@@ -31,6 +31,10 @@ def price_of(pricing: object) -> Price | Unpriced:
         (None, Unpriced.NOT_LISTED),
         ({}, Unpriced.NOT_LISTED),
         ({"prompt": "1"}, Unpriced.NOT_LISTED),
+        ({"prompt": None, "completion": None, "request": None}, Unpriced.NOT_LISTED),
+        # A fee for each message instead of prices for tokens, as at Poe.
+        ({"prompt": None, "completion": None, "request": "0.03"}, Unpriced.NOT_FIXED),
+        ({"request": "cheap"}, Unpriced.NOT_FIXED),
         ({"prompt": "-1", "completion": "-1"}, Unpriced.NOT_FIXED),
         ({**BASE, "completion": "-0.1"}, Unpriced.NOT_FIXED),
         ({**BASE, "request": "-1"}, Unpriced.NOT_FIXED),
@@ -130,7 +134,12 @@ def test_exact_price_keeps_every_digit() -> None:
             {"currency": "USD", "unit": "per_million_tokens", "prompt": 0.5, "completion": 0.5},
             "5E-7",
         ),
-        ({"prompt": "0.009", "completion": "0.009"}, "0.009"),
+        ({"prompt": "0.0019", "completion": "0.0019"}, "0.0019"),
+        # A small model costs less than a cent for a million tokens.
+        ({"prompt": "0.005", "completion": "0.005"}, "5E-9"),
+        ({"prompt": 0.5, "completion": 1, "unit": "per_1M_tokens"}, "5E-7"),
+        ({"prompt": 0.5, "completion": 1, "unit": "1M tokens"}, "5E-7"),
+        ({"prompt": 0.5, "completion": 1, "unit": "per million words"}, None),
         # These cannot be true.
         ({"prompt": "0.000001", "completion": "0.05"}, None),
         ({"unit": "per_word", "prompt": "0.000001", "completion": "0.000002"}, None),

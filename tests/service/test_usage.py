@@ -235,6 +235,14 @@ CALLS = {
         },
         14_000,
     ),
+    "a cost in another currency": (
+        {"prompt_tokens": 10, "completion_tokens": 2, "cost": 0.0092, "currency": "CNY"},
+        14_000,
+    ),
+    "a cost in dollars": (
+        {"prompt_tokens": 10, "completion_tokens": 2, "cost": 0.0092, "cost_currency": "Usd"},
+        9_200_000,
+    ),
     "a cost as an object, in dollars": (
         {"cost": {"currency": "USD", "total_cost": Decimal("0.0092")}},
         9_200_000,
@@ -300,6 +308,7 @@ def test_prompt_and_answer_may_be_reported_separately() -> None:
 
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
+NONE_USED = {"prompt_tokens": 0, "completion_tokens": 0}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +323,15 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
         ({"usage": {}, "choices": [{"index": 0, "usage": USAGE}]}, [(0, USAGE)]),
         ({"usage": {}, "x_groq": {"usage": USAGE}}, [(None, USAGE)]),
         ({"eval_count": 5}, [(None, {"eval_count": 5})]),
+        # The cost next to the usage.
+        ({"usage": USAGE, "cost": 1}, [(None, {**USAGE, "cost": 1})]),
+        ({"usage": {**USAGE, "cost": 2}, "cost": 1}, [(None, {**USAGE, "cost": 2})]),
+        ({"choices": [], "cost": "1"}, [(None, {"choices": [], "cost": "1"})]),
+        ({"x_nanogpt_pricing": {"amount": 1}}, [(None, {"amount": 1, "cost": {"amount": 1}})]),
+        # Zeros are placeholders.
+        ({"usage": NONE_USED, "x_groq": {"usage": USAGE}}, [(None, USAGE)]),
+        ({"usage": NONE_USED, "choices": [{"usage": USAGE}]}, [(0, USAGE)]),
+        ({"usage": NONE_USED}, [(None, NONE_USED)]),
     ],
 )
 def test_usage_is_found_in_each_place(answer: dict[str, Any], found: list[Any]) -> None:

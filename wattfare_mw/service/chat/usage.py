@@ -92,11 +92,19 @@ def find(answer: dict[str, Any]) -> Iterable[tuple[int | None, dict[str, Any]]]:
     whole answer).
 
     A report for the whole answer comes from one place: ``usage``, a vendor's own key
-    (``x_groq.usage``), or the answer itself (Google's, Ollama's and llama.cpp's own names).
+    (``x_groq.usage``), or the answer itself (Google's, Ollama's and llama.cpp's own names). Some
+    gateways write the cost next to ``usage``.
     """
     usage = answer.get("usage")
     if isinstance(usage, dict) and usage:
-        return ((None, cast("dict[str, Any]", usage)),)
+        found = cast("dict[str, Any]", usage)
+        beside = answer.get("cost") if "cost" in answer else answer.get(_NANOGPT)
+        if beside is not None and _COST_NAMES.isdisjoint(found) and _is_in_usd(answer):
+            found = {**found, "cost": beside}
+        if any(found.values()):
+            return ((None, found),)
+        # Zeros are placeholders if the numbers are elsewhere.
+        return tuple(_find_elsewhere(answer)) or ((None, found),)
     return _find_elsewhere(answer)
 
 
@@ -106,6 +114,8 @@ def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[s
             continue
         fields = cast("dict[str, Any]", value)
         inner = fields if name in _OWN_NAMES else fields.get("usage")
+        if name == _NANOGPT:
+            inner = {**fields, "cost": fields}
         if isinstance(inner, dict):
             yield None, cast("dict[str, Any]", inner)
             return
@@ -128,8 +138,10 @@ def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[s
 _OWN_NAMES = frozenset(
     {"usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics", "timings"}
 )
-#: Fields that only a report has.
-_OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count"})
+#: Fields that only a report has, and Eden AI's cost.
+_OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count", "cost"})
+#: NanoGPT's name of an object with the cost.
+_NANOGPT = "x_nanogpt_pricing"
 
 
 def read(usage: dict[str, Any]) -> ReportedUsage:
@@ -178,6 +190,11 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
 
 _Fields = Mapping[str, "str | _Fields"]
 
+#: Anthropic's split of the written tokens by the time that they are kept.
+_WRITTEN_FOR: _Fields = {
+    "ephemeral_5m_input_tokens": "cache_write_5m",
+    "ephemeral_1h_input_tokens": "cache_write_1h",
+}
 _OF_PROMPT: _Fields = {
     "cached_tokens": "cache_read",
     "cache_read_input_tokens": "cache_read",
@@ -185,8 +202,9 @@ _OF_PROMPT: _Fields = {
     "cache_write_tokens": "cache_write",
     "cache_creation_tokens": "cache_write",
     "cache_creation_input_tokens": "cache_write",
-    "cache_creation": {"ephemeral_1h_input_tokens": "cache_write_1h"},
-    "cache_creation_token_details": {"ephemeral_1h_input_tokens": "cache_write_1h"},
+    "cached_creation_tokens": "cache_write",  # New API's
+    "cache_creation": _WRITTEN_FOR,
+    "cache_creation_token_details": _WRITTEN_FOR,
     "audio_tokens": "audio",
     "image_tokens": "image",
     "cache_read_tokens": "cache_read",
@@ -245,7 +263,9 @@ _FIELDS: _Fields = {
     "cacheWriteInputTokens": "write_beside",
     "cacheWriteInputTokenCount": "write_beside",
     "cacheWriteInputTokensCount": "write_beside",
-    "cache_creation": {"ephemeral_1h_input_tokens": "cache_write_1h"},
+    "cache_creation": _WRITTEN_FOR,
+    "claude_cache_creation_5_m_tokens": "cache_write_5m",
+    "claude_cache_creation_1_h_tokens": "cache_write_1h",
     "completion_tokens_details": _OF_ANSWER,
     "completion_token_details": _OF_ANSWER,
     "output_tokens_details": _OF_ANSWER,
@@ -287,9 +307,23 @@ _COST = (
     "cost_usd_total",
     "estimated_cost",
 )
-_COST_TOTAL = ("total_cost", "total", "total_cost_usd", "total_usd", "amount", "usd")
-#: The currency of a cost or a price, which few providers name.
-USD = (None, "USD", "usd")
+_COST_NAMES = frozenset({*_COST, "cost_in_usd_ticks", "is_byok"})
+_COST_TOTAL = (
+    *("total_cost", "total", "total_cost_usd", "total_usd"),
+    *("costUsd", "cost", "amount", "usd"),  # NanoGPT's, and others
+)
+
+
+def is_usd(currency: object) -> bool:
+    """True if the currency of a cost or a price is USD. Few providers name it."""
+    return currency is None or (isinstance(currency, str) and currency.upper() in _USD)
+
+
+_USD = ("USD", "US$", "$")
+
+
+def _is_in_usd(report: dict[str, Any]) -> bool:
+    return is_usd(report.get("currency")) and is_usd(report.get("cost_currency"))
 
 
 def _collect(usage: dict[str, Any], fields: _Fields, found: dict[str, int]) -> None:
@@ -320,7 +354,8 @@ def _of_modality(item: dict[str, Any]) -> dict[str, Any]:
 def _prompt_parts(found: dict[str, int]) -> dict[str, int]:
     get = found.get
     read = get("cache_read") or get("hits") or get("read_beside", 0)
-    written = get("cache_write") or get("write_beside", 0)
+    split = get("cache_write_5m", 0) + get("cache_write_1h", 0)
+    written = get("cache_write") or get("write_beside") or split
     for_an_hour = min(get("cache_write_1h", 0), written)
     audio = get("audio", 0)
     cached_audio = min(get("audio_cache_read", 0), audio, read)
@@ -357,15 +392,6 @@ def _plausible_parts(whole: int, parts: dict[str, int]) -> dict[str, int]:
     return fitting
 
 
-def _at(usage: dict[str, Any], path: tuple[str, ...]) -> Any:
-    value: Any = usage
-    for name in path:
-        if not isinstance(value, dict):
-            return None
-        value = cast("dict[str, Any]", value).get(name)
-    return value
-
-
 def _count(value: object) -> int | None:
     """A number of tokens. Some providers write it as text or with a decimal point."""
     if isinstance(value, bool):
@@ -390,12 +416,13 @@ def _charged(usage: dict[str, Any]) -> int | None:
     calls, but there the cost includes it.
     """
     cost = None
-    for name in _COST:
-        value = usage.get(name)
-        if value is not None and (cost := _usd(value)) is not None:
-            break
+    if _is_in_usd(usage):
+        for name in _COST:
+            value = usage.get(name)
+            if value is not None and (cost := _usd(value)) is not None:
+                break
     if usage.get("is_byok") is True:
-        rest = _usd(_at(usage, ("cost_details", "upstream_inference_cost")))
+        rest = _upstream_cost(usage.get("cost_details"))
         return None if rest is None else _nanos((cost or Decimal(0)) + rest)
     if cost is not None:
         return money.nanos_ceil(cost)
@@ -409,6 +436,20 @@ def _charged(usage: dict[str, Any]) -> int | None:
     return None
 
 
+def _upstream_cost(details: object) -> Decimal | None:
+    """What the model's provider charges beside OpenRouter's fee. Some answers have only its two
+    parts."""
+    if not isinstance(details, dict):
+        return None
+    fields = cast("dict[str, Any]", details)
+    whole = _usd(fields.get("upstream_inference_cost"))
+    if whole is not None:
+        return Decimal(whole)
+    prompt = _usd(fields.get("upstream_inference_prompt_cost"))
+    completion = _usd(fields.get("upstream_inference_completions_cost"))
+    return None if prompt is None or completion is None else Decimal(prompt) + completion
+
+
 def _nanos(usd: Decimal) -> int | None:
     try:
         return money.nanos_ceil(money.amount(usd, most=money.MAX_CAP_USD))
@@ -420,7 +461,7 @@ def _usd(value: object) -> money.Usd | None:
     """An amount in USD: a number, a number as text, or an object with the total."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        if fields.get("currency") not in USD:
+        if not is_usd(fields.get("currency")):
             return None
         totals = (_usd(fields.get(name)) for name in _COST_TOTAL if name in fields)
         return next((total for total in totals if total is not None), None)

@@ -7,6 +7,7 @@ no fixed price.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -18,7 +19,7 @@ from ... import money
 from ...logs import get_logger
 from ...types import exact
 from ..chat.price import EXPENSIVE_TIERS, Override, Price, Rates
-from ..chat.usage import USD
+from ..chat.usage import is_usd
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -105,16 +106,17 @@ _NAMES = {
 }
 #: The rates that are not for tokens.
 _FEES = frozenset({"request", "web_search", "image"})
-#: The units of a price, as powers of ten, if a list names one.
+#: The units of a price, as powers of ten, if a list names one: "per_1M_tokens", "1M tokens", ….
 _UNITS = {
-    "per_token": 0,
-    "per_1k_tokens": -3,
-    "per_1m_tokens": -6,
-    "per_million_tokens": -6,
+    "token": 0,
+    "1k": -3,
+    "1m": -6,
+    "million": -6,
 }
+_UNIT = re.compile(r"(?:per)?[ _-]*(token|1k|1m|million)(?:[ _-]*tokens?)?", re.IGNORECASE)
 #: No token costs this much, in USD. Some lists have prices for a million tokens and do not say so:
-#: NousResearch/hermes-agent#79400.
-MOST_FOR_A_TOKEN = Decimal("0.01")
+#: NousResearch/hermes-agent#79400. The smallest models cost less than a cent for a million.
+MOST_FOR_A_TOKEN = Decimal("0.002")
 #: The fields of a price that are not rates.
 _NOT_RATES = frozenset({"overrides", "discount", "unit", "currency"})
 #: Conditions of an override.
@@ -128,7 +130,8 @@ def _price(listed: object) -> Price | Unpriced:
         return Unpriced.NOT_FIXED if listed else Unpriced.NOT_LISTED
     pricing = cast("dict[str, Any]", listed)
     if pricing.get("prompt") is None or pricing.get("completion") is None:
-        return Unpriced.NOT_LISTED
+        # A fee for each message replaces the published price of the tokens, as at Poe.
+        return Unpriced.NOT_FIXED if _has_fee(pricing) else Unpriced.NOT_LISTED
     try:
         overrides: object = pricing.get("overrides") or []
         if not isinstance(overrides, list):
@@ -136,7 +139,7 @@ def _price(listed: object) -> Price | Unpriced:
         discount = _amount(pricing.get("discount") or 0)
         if discount > 1:
             raise ValueError("a discount must not exceed the price")
-        if pricing.get("currency") not in USD:
+        if not is_usd(pricing.get("currency")):
             raise ValueError("the prices are not in USD")
         places = _unit(pricing)
         return Price(
@@ -148,6 +151,13 @@ def _price(listed: object) -> Price | Unpriced:
         return Unpriced.NOT_FIXED
 
 
+def _has_fee(pricing: dict[str, Any]) -> bool:
+    try:
+        return bool(_amount(pricing.get("request") or 0))
+    except (ValueError, ArithmeticError):
+        return True
+
+
 def _unit(pricing: dict[str, Any]) -> int:
     """The unit of the prices of tokens, as a power of ten.
 
@@ -156,9 +166,10 @@ def _unit(pricing: dict[str, Any]) -> int:
     """
     unit = pricing.get("unit")
     if unit is not None:
-        if not isinstance(unit, str) or unit not in _UNITS:
+        named = _UNIT.fullmatch(unit) if isinstance(unit, str) else None
+        if named is None:
             raise ValueError("the unit is not known")
-        return _UNITS[unit]
+        return _UNITS[named[1].lower()]
     both = sorted((_amount(pricing["prompt"]), _amount(pricing["completion"])))
     if both[1] < MOST_FOR_A_TOKEN:
         return 0

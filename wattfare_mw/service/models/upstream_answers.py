@@ -57,7 +57,8 @@ class Finishes:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
         for choice in choices:
-            if choice.finish_reason and choice.finish_reason != "error":
+            reason = choice.finish_reason
+            if reason and (not isinstance(reason, str) or reason.lower() not in _FAILURES):
                 index = choice.index if type(choice.index) is int else 0
                 # An upstream could choose large integers with colliding hashes.
                 if 0 <= index < MAX_CHOICES:
@@ -218,13 +219,13 @@ def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError
     if error is not None:
         return error
     reason = choice.get("finish_reason")
-    if isinstance(reason, str) and reason in _FAILURES:
+    if isinstance(reason, str) and reason.lower() in _FAILURES:
         return upstream_failed("The model's provider failed while it answered.")
     return None
 
 
-#: The finish reasons of a failure. The second is Zhipu's.
-_FAILURES = frozenset({"error", "network_error"})
+#: The finish reasons of a failure. The second is Zhipu's, the third is DeepSeek's.
+_FAILURES = frozenset({"error", "network_error", "insufficient_system_resource"})
 
 
 def _without_logprobs(body: bytes, values: int) -> bytes:
@@ -368,6 +369,8 @@ class _PlainChunk(msgspec.Struct, gc=False):
     # Fields that report usage, although "usage" is not in their names.
     timings: None = None
     eval_count: None = None
+    cost: None = None
+    x_nanogpt_pricing: None = None
     metrics: None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
 
 
