@@ -107,6 +107,19 @@ SHAPES: dict[str, tuple[int, Any, str | None]] = {
     ),
     "databricks": (400, {"error_code": "BAD_REQUEST", "message": WORDS}, "BAD_REQUEST"),
     "baidu": (400, {"error_code": 336003, "error_msg": WORDS}, None),
+    "tencent": (
+        400,
+        {"Response": {"Error": {"Code": "InvalidParameter", "Message": WORDS}, "RequestId": "r"}},
+        "InvalidParameter",
+    ),
+    "volcengine": (
+        400,
+        {"ResponseMetadata": {"RequestId": "r", "Error": {"Code": "TooLong", "Message": WORDS}}},
+        "TooLong",
+    ),
+    "writer": (400, {"tpe": "BadRequest", "errors": [{"description": WORDS, "key": "k"}]}, None),
+    "problem": (400, {"type": "about:blank", "title": "Bad", "detail": WORDS, "status": 400}, None),
+    "problem without details": (400, {"type": "about:blank", "title": WORDS}, None),
     "too large": (413, {"error": {"message": WORDS}}, None),
     "no json type": (400, json.dumps({"error": {"message": WORDS}}).encode(), None),
 }
@@ -167,6 +180,11 @@ def test_deeply_nested_error() -> None:
             502,
         ),
         (425, {"error": {"message": WORDS}}, "upstream", 502),
+        # Bedrock: the model has failed.
+        (424, {"message": WORDS, "originalStatusCode": 500}, "upstream", 502),
+        # Groq: the flex tier has no capacity. console.groq.com/docs/errors
+        (498, {"error": {"message": WORDS, "code": "capacity_exceeded"}}, "upstream", 502),
+        (499, {"error": {"message": WORDS}}, "upstream", 502),
         (413, {"error": {"message": WORDS}}, "invalid_request", 400),
         # A gateway may answer with plain text, or in a shape of its own.
         (413, f"{WORDS}\n".encode(), "invalid_request", 400),
@@ -290,6 +308,17 @@ ACCOUNT = {
     ),
     "novita": (400, {"code": 400, "reason": "X", "message": "not enough balance"}, "credit"),
     "deepinfra": (422, {"detail": {"error": "please enter a payment method"}}, "credit"),
+    "anthropic, disabled": (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "This organization has been disabled.",
+            },
+        },
+        "credit",
+    ),
     "siliconflow": (
         400,
         {"code": 30001, "message": "Sorry, your account balance is insufficient"},
@@ -451,6 +480,27 @@ def test_error_event_has_the_code_too(app: App, upstream: Upstream) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        # xAI: UKGovernmentBEIS/inspect_ai#2267, Wei-Shaw/sub2api#4785.
+        {
+            "code": "The caller does not have permission to execute the specified operation",
+            "error": f"Content violates usage guidelines. {WORDS}",
+        },
+        {"code": "permission-denied", "error": f"Content violates usage guidelines. {WORDS}"},
+        {"error": {"code": 403, "type": "moderation_error", "message": WORDS}},
+    ],
+)
+def test_refused_prompt_is_not_about_the_account(
+    error: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = read(403, error)
+    assert (found.code, found.http_status) == ("invalid_request", 403)
+    assert WORDS in found.message
+    assert not caplog.records
+
+
 def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None:
     error = {"error": {"message": WORDS, "code": "insufficient_quota"}}
     headers = {"retry-after": "7"}
@@ -469,6 +519,15 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
         ({"success": False, "errors": [{"message": WORDS}]}, WORDS),
         ({"code": "InternalError", "message": WORDS, "request_id": "r"}, WORDS),
         ({"success": False, "message": WORDS}, WORDS),
+        ({"code": 500, "msg": WORDS}, WORDS),
+        ({"statusCode": 500, "message": WORDS}, WORDS),
+        ({"error_code": 336100, "error_msg": WORDS}, WORDS),
+        ({"status": "failure", "message": WORDS}, WORDS),
+        ({"message": WORDS}, WORDS),
+        ({"status": "queued", "message": WORDS}, None),
+        ({"status": ["error"], "message": WORDS}, None),
+        ({"code": 200, "msg": WORDS}, None),
+        ({"code": 500}, None),
         ({"base_resp": {"status_code": 1013, "status_msg": WORDS}}, WORDS),
         ({"choices": [], "x_groq": {"id": "r", "error": WORDS}}, WORDS),
         ({"type": "ping"}, None),

@@ -26,10 +26,15 @@ _DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: The fields with the message of an error.
 _MESSAGES = (
     *("message", "msg", "detail", "Message", "error_description", "status_msg"),
-    *("errorMessage", "error_message", "error_msg", "faultstring"),
+    *("errorMessage", "error_message", "error_msg", "faultstring", "description", "title"),
 )
 #: The fields that an error may be wrapped in.
-_WRAPPERS = ("error", "errors", "detail", "base_resp", "fault", "err")
+_WRAPPERS = (
+    *("error", "errors", "detail", "base_resp", "fault", "err"),
+    *("Error", "Response", "ResponseMetadata"),  # Tencent's and Volcengine's
+)
+#: The fields with the code of an error, or with its HTTP status.
+_CODES = ("code", "error_code", "errorCode", "Code", "status_code", "statusCode")
 #: The fields with the time to wait, in seconds.
 _DELAYS = ("retry_after", "retry_after_seconds", "retryAfter")
 #: The name of OpenRouter's header with the end of a rate limit. The error has a copy of the header.
@@ -118,9 +123,12 @@ def _is_flat(fields: dict[str, Any]) -> bool:
         return False
     if fields.get("type") == "error" or fields.get("errors") or fields.get("detail"):
         return True
-    # DashScope's.
-    has_code = fields.get("code") not in _NO_FAULT
-    return isinstance(fields.get("message"), str) and (has_code or fields.get("success") is False)
+    status = fields.get("status")
+    if fields.get("success") is False or (isinstance(status, str) and status in _NO_CODES):
+        return _message(fields) is not None
+    # DashScope's, Qianfan's, and those of gateways in front of a server.
+    has_code = any(fields.get(name) not in _NO_FAULT for name in _CODES)
+    return (has_code or fields.keys() == {"message"}) and _message(fields) is not None
 
 
 #: Codes that are not an error.
@@ -236,7 +244,7 @@ def _message(fields: dict[str, Any]) -> str | None:
 
 
 def _code(fields: dict[str, Any]) -> str | None:
-    for name in ("code", "error_code", "status"):
+    for name in ("code", "error_code", "Code", "status"):
         value = fields.get(name)
         if isinstance(value, str) and _CODE.fullmatch(value) and value not in _NO_CODES:
             return value

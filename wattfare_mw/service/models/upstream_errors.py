@@ -89,7 +89,7 @@ def _failure(
     if status == 429:
         ours = "The upstream's rate limit is reached."
         failure = WattfareRateLimitError(ours, retry_after=retry_after or 1)
-    elif status == 403 and parsed.flagged:
+    elif status == 403 and (parsed.flagged or _is_moderation(parsed)):
         failure = invalid_request("The upstream's moderation refuses the prompt.", 403)
     elif 400 <= status < 500 and status not in _LATER:
         failure = invalid_request(f"The upstream refused the request ({status}).")
@@ -159,11 +159,21 @@ def _status_of(parsed: error_shapes.ParsedError) -> int:
 
 
 def _is_about_account(status: int, parsed: error_shapes.ParsedError) -> bool:
-    if parsed.flagged or parsed.names & _PROMPT_ERRORS:
+    if _is_about_prompt(parsed):
         return False
     if {status, parsed.status} & _ACCOUNT_STATUSES or parsed.names & _ACCOUNT_ERRORS:
         return True
     return _has_words(parsed, _MONEY_WORDS) or _has_words(parsed, _KEY_WORDS)
+
+
+def _is_about_prompt(parsed: error_shapes.ParsedError) -> bool:
+    return parsed.flagged or bool(parsed.names & _PROMPT_ERRORS) or _is_moderation(parsed)
+
+
+def _is_moderation(parsed: error_shapes.ParsedError) -> bool:
+    """True if the words mean that the provider's moderation refuses the prompt. xAI sends them with
+    a 403 and the code for missing permissions: UKGovernmentBEIS/inspect_ai#2267."""
+    return "moderation_error" in parsed.names or _has_words(parsed, _MODERATION_WORDS)
 
 
 def _has_words(parsed: error_shapes.ParsedError, words: re.Pattern[str]) -> bool:
@@ -228,8 +238,9 @@ def _is_about_money(status: int, parsed: error_shapes.ParsedError) -> bool:
     return status == 402 or not known <= _KEY_ERRORS or _has_words(parsed, _MONEY_WORDS)
 
 
-#: Statuses of a request that can be sent again: a timeout, and "Too Early".
-_LATER = (408, 425)
+#: Statuses of a request that can be sent again: a timeout, a failed dependency (Bedrock sends it if
+#: the model fails), "Too Early", Groq's flex tier without capacity, a closed request.
+_LATER = (408, 424, 425, 498, 499)
 #: Statuses about the account that pays: its key, its credit, its rights.
 _ACCOUNT_STATUSES = frozenset({401, 402, 403})
 #: The names of errors about a key or its rights, as OpenAI, Anthropic and Google give them. They
@@ -275,10 +286,13 @@ _MONEY_WORDS = re.compile(
     r"|specified (?:workspace )?API usage limits|enable billing"
     r"|(?:add|enter) a (?:valid )?payment method"
     r"|(?:used all|run out of|out of) (?:\w+ )?(?:credits|funds)|spending limit"
-    r"|account (?:is |has been )?(?:suspended|deactivated|disabled|locked|in arrears)"
+    r"|(?:account|organization) (?:is |has been )?"
+    r"(?:suspended|deactivated|disabled|locked|in arrears)"
     r"|余额不足|欠费|账户已被锁定|账号已被锁定",
     re.IGNORECASE,
 )
+#: The words of errors about a prompt that the provider does not allow.
+_MODERATION_WORDS = re.compile(r"content violates (?:our |the )?usage guidelines", re.IGNORECASE)
 #: The words of errors about the limit of a key. OpenRouter sends them with a 402 or a 403.
 _KEY_LIMIT_WORDS = re.compile(
     r"\bkey limit\b|\blimit (?:of|on|for) (?:this|the|your) (?:api )?key\b"
