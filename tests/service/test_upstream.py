@@ -233,15 +233,138 @@ def test_html_answer_is_a_failure(app: App, upstream: Upstream, stream: bool, st
     assert billed(app) == 0
 
 
-def test_unrequested_stream_is_a_failure(app: App, upstream: Upstream) -> None:
+USED = {"prompt_tokens": 5, "completion_tokens": 3, "cost": 0.000011}
+CALL_PARTS = (
+    {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}},
+    {"index": 0, "function": {"arguments": '{"a": '}},
+    {"index": 0, "function": {"arguments": "1}"}},
+)
+
+
+def piece(delta: dict, **more) -> dict:
+    return chunk_of({"choices": [{"index": 0, "delta": delta, **more}]})
+
+
+def unrequested(*, ends: bool = True, error: bool = False):
+    """A stream with reasoning, text, a tool call and the usage."""
+
     def script(exchange: Exchange) -> None:
         exchange.start_stream()
-        exchange.word("x")
+        exchange.chunk(b": ping\n\n")
+        exchange.event(piece({"role": "assistant", "content": "", "reasoning": "hm "}))
+        exchange.word("one ")
+        exchange.word("two")
+        for part in CALL_PARTS:
+            exchange.event(piece({"content": None, "tool_calls": [part]}))
+        if error:
+            exchange.chunk(b'event: error\ndata: {"message": "boo", "code": 500}\n\n')
+        if ends:
+            exchange.event(piece({}, finish_reason="tool_calls"))
+            exchange.usage(USED)
+            exchange.done()
+        else:
+            exchange.send(b"0\r\n\r\n")
+
+    return script
+
+
+def test_unrequested_stream_is_made_whole(app: App, upstream: Upstream) -> None:
+    """unslothai/unsloth#6570, QuantumNous/new-api#5230."""
+    upstream.script = unrequested()
+    answer = app.chat(**MODEL)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("application/json")
+    assert answer.json()["object"] == "chat.completion"
+    assert answer.json()["usage"] == USED
+    [choice] = answer.json()["choices"]
+    assert (choice["index"], choice["finish_reason"]) == (0, "tool_calls")
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "one two",
+        "reasoning": "hm ",
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+        ],
+    }
+    assert billed(app) == Decimal("0.000011")
+    assert upstream.calls[0].headers["accept"] == "application/json"
+
+
+@pytest.mark.parametrize("how", ["breaks off", "error"])
+def test_unrequested_stream_that_fails_is_billed(app: App, upstream: Upstream, how: str) -> None:
+    upstream.script = unrequested(ends=how != "breaks off", error=how == "error")
+    answer = app.chat(**MODEL)
+    assert (answer.status_code, error_in(answer)) == (502, "upstream")
+    if how == "error":
+        assert answer.json()["error"]["message"] == "boo"
+        assert billed(app) == Decimal("0.000011")
+    else:
+        assert ESTIMATED_PROMPT < billed(app) < 2 * ESTIMATED_PROMPT
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+def test_whole_answer_may_end_as_a_stream(app: App, upstream: Upstream, kind: str) -> None:
+    """decolua/9router#3492."""
+    body = json.dumps(completion_of("one two", usage=USED)) + "\n\ndata: [DONE]\n\n"
+    upstream.script = lambda exchange: exchange.answer(body, content_type=kind)
+    answer = app.chat(**MODEL)
+    assert answer.json()["choices"][0]["message"]["content"] == "one two"
+    assert billed(app) == Decimal("0.000011")
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/json"])
+@pytest.mark.parametrize("first", [b"", b"\n", b": ping\n\n"])
+def test_stream_may_have_another_content_type(
+    app: App, upstream: Upstream, kind: str, first: bytes
+) -> None:
+    """nearai/private-ml-sdk#20."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.start_stream(kind)
+        if first:
+            exchange.chunk(first)
+        exchange.word("one ")
+        exchange.word("two")
+        exchange.usage(USED)
         exchange.done()
 
     upstream.script = script
-    answer = app.chat(**MODEL)
-    assert (answer.status_code, error_in(answer)) == (502, "upstream")
+    answer = app.chat(**MODEL, stream=True)
+    assert "".join(words_of(answer.text.removeprefix("\n"))) == "one two"
+    assert events_of(answer.text)[-1] == "[DONE]"
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert billed(app) == Decimal("0.000011")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_whole_answer_to_a_call_for_a_stream(app: App, upstream: Upstream, asked: bool) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    body = completion_of("one two", usage={"prompt_tokens": 5, "completion_tokens": 3})
+    body["choices"][0]["message"]["tool_calls"] = [call]
+    upstream.script = lambda exchange: exchange.answer(body)
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    answer = app.chat(**MODEL, stream=True, **options)
+    assert answer.status_code == 200
+    *chunks, done = events_of(answer.text)
+    assert done == "[DONE]"
+    first = json.loads(chunks[0])
+    assert first["object"] == "chat.completion.chunk"
+    assert first["choices"][0]["delta"]["content"] == "one two"
+    assert first["choices"][0]["delta"]["tool_calls"] == [{"index": 0, **call}]
+    assert "message" not in first["choices"][0]
+    assert billed(app) == Decimal("0.000011")
+    if asked:
+        assert json.loads(chunks[-1])["usage"]["cost"] == 0.000011
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_status_201_is_an_answer(app: App, upstream: Upstream, stream: bool) -> None:
+    body = completion_of("one two", usage=USED)
+    upstream.script = lambda exchange: exchange.answer(body, status=201)
+    answer = app.chat(**MODEL, stream=stream)
+    assert answer.status_code == 200
+    assert "one two" in answer.text
+    assert billed(app) == Decimal("0.000011")
 
 
 def test_stream_that_breaks_midway_is_billed(app: App, upstream: Upstream) -> None:

@@ -61,18 +61,23 @@ class UpstreamHTTP:
         request_id: str | None,
         idle: float = IDLE_SECONDS,
         credential: Credential | None = None,
+        *,
+        stream: bool = False,
     ) -> AsyncHTTPResponse | Refusal:
-        """Send a request. Returns the answer if its status is 200, or else a :class:`Refusal`.
+        """Send a request. Returns the answer if its status is 200 or 201, or else a
+        :class:`Refusal`. Some frameworks answer a POST with 201.
 
         Args:
             credential: a payer's key, or None for the operator's key.
+            stream: True if the answer may be a stream. Some gateways send one if they may:
+                diegosouzapw/OmniRoute#6740.
 
         Raises:
             WattfareError: ``upstream``; there is no answer.
         """
         headers = {
             "accept-encoding": "identity",
-            "accept": "application/json, text/event-stream",
+            "accept": "application/json, text/event-stream" if stream else "application/json",
             "user-agent": USER_AGENT,
         }
         if body is not None:
@@ -85,7 +90,7 @@ class UpstreamHTTP:
         request = HTTPRequest(method, self.base_url + path, headers, body, CONNECT_SECONDS, idle)
         try:
             answer = await self._transport.send(request)
-            if answer.status == 200:
+            if answer.status in (200, 201):
                 return answer
             try:
                 text = await answer.read(MAX_ERROR_BYTES)

@@ -26,6 +26,7 @@ from ..errors import upstream_failed
 from ..metrics import Metrics
 from ..records import Bounds
 from . import (
+    answer_kinds,
     generations,
     limit_refusals,
     offers,
@@ -39,7 +40,7 @@ from .credential import Credential
 from .offers import Offer
 from .output_limits import may_be_renamed, names_for
 from .provider_facts import LimitName
-from .upstream_http import MAX_ERROR_BYTES, Refusal, UpstreamHTTP
+from .upstream_http import Refusal, UpstreamHTTP
 from .upstream_models import UpstreamModels
 
 log = get_logger("wattfare_mw.service", show_messages=False)
@@ -90,6 +91,7 @@ class UpstreamJob:
     _answer: AsyncHTTPResponse | None = None
     _is_tight = False
     _body_ended = False
+    _first = b""  # the bytes of a stream that were read to see what it is
     _end = b""  # the last event of a stream, after it has arrived
     _comments = 0  # in a row
     # An error of the upstream. It is raised after the events before it are passed on.
@@ -221,10 +223,8 @@ class UpstreamJob:
             if self._unnamed:
                 self._is_named(generations.id_in(self._answer.headers))
             return
-        if not request.stream and kind != sse.CONTENT_TYPE:
-            return
-        # An error that the upstream noticed late may be JSON with status 200.
-        raise await self._wrong_kind()
+        if request.stream:
+            self._first = await self._unlabeled_stream()
 
     async def _send(self, request: ChatRequest) -> AsyncHTTPResponse:
         """Send the call, and again if the upstream refuses the limit or the field for the usage. A
@@ -241,7 +241,12 @@ class UpstreamJob:
                 body = msgspec.json.encode(fields)
             self.meter.sent = True
             answer = await self._context.http.exchange(
-                "POST", "/chat/completions", body, self._request_id, credential=self._credential
+                "POST",
+                "/chat/completions",
+                body,
+                self._request_id,
+                credential=self._credential,
+                stream=request.stream,
             )
             if not isinstance(answer, Refusal):
                 learned = models.learned
@@ -286,6 +291,8 @@ class UpstreamJob:
         """Read and meter the whole answer."""
         assert self._answer is not None
         answer = await self._read(self._context.max_answer_bytes)
+        if answer_kinds.is_framed(answer):
+            answer = await in_thread(answer_kinds.as_whole, answer)
         if self._unanswered:
             self._find_model(answer)
         reading = (answer, self.meter, self._credential, self._answer.headers)
@@ -309,7 +316,8 @@ class UpstreamJob:
                 self._check_cost_is_known()
                 return self._end
             try:
-                if not self._body_ended and (chunk := await self._answer.read_some()):
+                chunk, self._first = self._first, b""
+                if not self._body_ended and (chunk := chunk or await self._answer.read_some()):
                     block = self._splitter.feed(chunk)
                     # Some upstreams leave the connection open after the end.
                     if block is not chunk and self._splitter.ends:
@@ -545,15 +553,34 @@ class UpstreamJob:
         except WattfareNetworkError as error:
             raise upstream_errors.unreachable(error) from error.__cause__
 
-    async def _wrong_kind(self) -> WattfareError:
+    async def _unlabeled_stream(self) -> bytes:
+        """The first bytes of a stream whose content type does not say so, or the whole of one that
+        was made of a JSON answer.
+
+        Raises:
+            WattfareError: the answer is an error, or anything else.
+        """
         assert self._answer is not None
-        if self._request.stream:
-            text = await self._read(MAX_ERROR_BYTES)
-            error = upstream_errors.error_of(_decoded(text), self._credential)
-            if error is not None:
-                return error
-        wanted = "an event stream" if self._request.stream else "JSON"
-        return upstream_failed(f"The upstream did not answer with {wanted}.")
+        try:
+            first = await self._answer.read_some()
+        except WattfareNetworkError as error:
+            raise upstream_errors.unreachable(error) from error.__cause__
+        if answer_kinds.is_stream(first):
+            return first
+        body = first + await self._read(self._context.max_answer_bytes)
+        if answer_kinds.is_stream(body):
+            return body
+        # An error that the upstream noticed late may be JSON with status 200.
+        error = upstream_errors.error_of(_decoded(body), self._credential)
+        if error is not None:
+            raise error
+        if len(body) <= LARGE_BODY:
+            stream = answer_kinds.as_stream(body)
+        else:
+            stream = await in_thread(answer_kinds.as_stream, body)
+        if stream is None:
+            raise upstream_failed("The upstream did not answer with an event stream.")
+        return stream
 
 
 def _is_large(block: bytes) -> bool:
