@@ -53,6 +53,9 @@ def price_of(pricing: object) -> Price | Unpriced:
         ({**BASE, "per_haiku": [{"price": "0.01"}]}, Unpriced.NOT_FIXED),
         ({**BASE, "currency": "EUR"}, Unpriced.NOT_FIXED),
         ({**BASE, "currency": ["USD"]}, Unpriced.NOT_FIXED),
+        ({**BASE, "currency_unit": "EUR"}, Unpriced.NOT_FIXED),
+        ({**BASE, "prompt": "$$1"}, Unpriced.NOT_FIXED),
+        ({**BASE, "prompt": "1 $"}, Unpriced.NOT_FIXED),
         ("free", Unpriced.NOT_FIXED),
         ([BASE], Unpriced.NOT_FIXED),
         ([], Unpriced.NOT_LISTED),
@@ -100,6 +103,23 @@ def test_zero_rate_falls_back_to_the_base_rate(name: str) -> None:
     assert isinstance(price, Price)
     used = TokenCounts(prompt=9, completion=9, cache_read=9, reasoning=5, audio_output=4)
     assert price.cost(used) == 9 * 3000
+
+
+def test_price_in_the_names_of_other_gateways() -> None:
+    """Synthetic's, and a list with the currency as ``currency_unit``."""
+    price = price_of(
+        {
+            "currency_unit": "USD",
+            "prompt": "$0.000001",
+            "completion": "$0.000002",
+            "image": "$0",
+            "request": "0",
+            "input_cache_reads": "$0.0000001",
+            "input_cache_writes": "$0.00000125",
+        }
+    )
+    assert isinstance(price, Price)
+    assert cost(price, 100, 10, cache_read=60, cache_write=30) == 10_000 + 6000 + 37_500 + 20_000
 
 
 def test_discount_lowers_the_bill_but_not_the_bound() -> None:
@@ -159,6 +179,15 @@ def test_unit_of_a_price(pricing: dict, prompt: str | None) -> None:
 def test_odd_entry_hides_no_other_entry() -> None:
     models = [5, {"id": 7}, {"pricing": BASE}, {"id": "m", "pricing": BASE}]
     assert set(read_prices(json.dumps({"data": models}).encode())) == {"m"}
+
+
+@pytest.mark.parametrize(
+    ("other", "fixed"), [(BASE, True), ({**BASE, "prompt": "0.000005"}, False)]
+)
+def test_two_prices_of_one_model_are_not_fixed(other: dict, fixed: bool) -> None:
+    models = [{"id": "m", "pricing": BASE}, {"id": "m", "pricing": other}]
+    price = read_prices(json.dumps({"data": models}).encode())["m"]
+    assert isinstance(price, Price) is fixed
 
 
 @given(

@@ -240,6 +240,7 @@ def test_statuses_are_translated(status: int, body: Any, code: str, ours: int) -
         # In Zhipu's `code`, 1004 and 1039 are no statuses.
         ({"error": {"code": "1039", "message": WORDS}}, "upstream"),
         ({"object": "error", "message": WORDS, "code": 400}, "invalid_request"),
+        ({"error_type": "BadRequestError", "error_message": WORDS}, "invalid_request"),
         ([{"error": {"code": 400, "message": WORDS}}], "invalid_request"),
         (openrouter(json.dumps(RAW), 502), "upstream"),
     ],
@@ -524,6 +525,8 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
         ({"error_code": 336100, "error_msg": WORDS}, WORDS),
         ({"status": "failure", "message": WORDS}, WORDS),
         ({"message": WORDS}, WORDS),
+        ({"choices": None, "error_type": "BadRequestError", "error_message": WORDS}, WORDS),
+        ({"choices": [], "error_type": "", "error_message": ""}, None),
         ({"status": "queued", "message": WORDS}, None),
         ({"status": ["error"], "message": WORDS}, None),
         ({"code": 200, "msg": WORDS}, None),

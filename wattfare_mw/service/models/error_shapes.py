@@ -109,8 +109,9 @@ def in_success(answer: object) -> ParsedError | None:
 
 
 def _has_error(fields: dict[str, Any]) -> bool:
-    """True if there is an error with content. Gateways in Go add an empty error to each answer."""
-    error = fields.get("error")
+    """True if there is an error with content. Gateways in Go add an empty error to each answer.
+    Some servers have only a message: NousResearch/hermes-agent#65643."""
+    error = fields.get("error") or fields.get("error_message")
     if isinstance(error, dict):
         return any(cast("dict[str, Any]", error).values())
     return bool(error)

@@ -55,7 +55,10 @@ def read_prices(body: bytes) -> dict[str, Price | Unpriced]:
             model = _decode_model(entry)
         except msgspec.ValidationError:
             continue  # one invalid entry must not hide the others
-        prices[model.id] = _price(model.pricing)
+        price, other = _price(model.pricing), prices.get(model.id)
+        if isinstance(price, Price) and isinstance(other, Price) and price != other:
+            price = Unpriced.NOT_FIXED  # any of them may apply
+        prices[model.id] = price
     return prices
 
 
@@ -93,6 +96,9 @@ _NAMES = {
     "input_cache_read": "cache_read",
     "input_cache_write": "cache_write",
     "input_cache_write_1h": "cache_write_1h",
+    # Synthetic's.
+    "input_cache_reads": "cache_read",
+    "input_cache_writes": "cache_write",
     "audio": "audio",
     "input_audio_cache": "audio_cache_read",
     "image_token": "image",
@@ -118,7 +124,8 @@ _UNIT = re.compile(r"(?:per)?[ _-]*(token|1k|1m|million)(?:[ _-]*tokens?)?", re.
 #: NousResearch/hermes-agent#79400. The smallest models cost less than a cent for a million.
 MOST_FOR_A_TOKEN = Decimal("0.002")
 #: The fields of a price that are not rates.
-_NOT_RATES = frozenset({"overrides", "discount", "unit", "currency"})
+_CURRENCIES = ("currency", "currency_unit")
+_NOT_RATES = frozenset({"overrides", "discount", "unit", *_CURRENCIES})
 #: Conditions of an override.
 _CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end"})
 
@@ -139,7 +146,7 @@ def _price(listed: object) -> Price | Unpriced:
         discount = _amount(pricing.get("discount") or 0)
         if discount > 1:
             raise ValueError("a discount must not exceed the price")
-        if not is_usd(pricing.get("currency")):
+        if not all(is_usd(pricing.get(name)) for name in _CURRENCIES):
             raise ValueError("the prices are not in USD")
         places = _unit(pricing)
         return Price(
@@ -340,5 +347,5 @@ def _amount(value: object) -> Decimal:
     Raises:
         ValueError, ArithmeticError: it is not a price.
     """
-    number = Decimal(value) if isinstance(value, str) else value
+    number = Decimal(value.removeprefix("$")) if isinstance(value, str) else value
     return money.amount(number, most=MAX_PRICE_USD)

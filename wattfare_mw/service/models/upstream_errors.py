@@ -316,6 +316,7 @@ _PROMPT_ERRORS = frozenset(
 )
 #: The status of an error that has no status, by its name.
 _STATUS_BY_NAME = {
+    "badrequesterror": 400,
     "context_length_exceeded": 400,
     "invalid_argument": 400,
     "invalid_request_error": 400,
