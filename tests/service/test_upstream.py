@@ -303,9 +303,15 @@ def test_unrequested_stream_that_fails_is_billed(app: App, upstream: Upstream, h
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
-def test_whole_answer_may_end_as_a_stream(app: App, upstream: Upstream, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", "\n\ndata: [DONE]\n\n"), (": PROCESSING\n\n: PROCESSING\n\n", ""), ("\n\n", "\n")],
+)
+def test_whole_answer_may_have_parts_of_a_stream(
+    app: App, upstream: Upstream, kind: str, before: str, after: str
+) -> None:
     """decolua/9router#3492."""
-    body = json.dumps(completion_of("one two", usage=USED)) + "\n\ndata: [DONE]\n\n"
+    body = before + json.dumps(completion_of("one two", usage=USED)) + after
     upstream.script = lambda exchange: exchange.answer(body, content_type=kind)
     answer = app.chat(**MODEL)
     assert answer.json()["choices"][0]["message"]["content"] == "one two"

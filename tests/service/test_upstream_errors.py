@@ -531,6 +531,7 @@ def test_empty_account_is_not_a_rate_limit(app: App, upstream: Upstream) -> None
         ({"status": ["error"], "message": WORDS}, None),
         ({"code": 200, "msg": WORDS}, None),
         ({"code": 500}, None),
+        ({"code": "chat_1", "title": WORDS}, None),
         ({"base_resp": {"status_code": 1013, "status_msg": WORDS}}, WORDS),
         ({"choices": [], "x_groq": {"id": "r", "error": WORDS}}, WORDS),
         ({"type": "ping"}, None),

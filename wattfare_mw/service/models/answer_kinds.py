@@ -14,8 +14,8 @@ from . import upstream_json
 
 #: How a stream starts. Some servers do not name its content type: nearai/private-ml-sdk#20.
 _STREAM_START = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:data|event|id|retry)?:")
-#: The end of a stream after a whole answer: decolua/9router#3492.
-_ENDS_AS_STREAM = re.compile(rb"\s*data: ?\[DONE\]\s*\Z")
+#: Comments of a stream before a whole answer.
+_COMMENTS = re.compile(rb"[\r\n]*+(?::[^\r\n]*+[\r\n]++)++(?=\{)")
 #: The fields of a piece of a message that are repeated and not continued.
 _REPEATED = frozenset({"role", "id", "type", "name", "format", "index"})
 
@@ -59,8 +59,12 @@ def as_whole(body: bytes) -> bytes:
     Raises:
         WattfareError: ``upstream``; an event is too large to decode.
     """
+    comments = _COMMENTS.match(body)
+    if comments is not None:
+        body = body[comments.end() :]
     if not is_stream(body[:100]):
-        return _ENDS_AS_STREAM.sub(b"", body)
+        # The end of a stream after a whole answer: decolua/9router#3492.
+        return body.rstrip().removesuffix(sse.DONE).rstrip().removesuffix(b"data:")
     whole: dict[str, Any] = {}
     choices: dict[int, _Choice] = {}
     done = False

@@ -26,8 +26,10 @@ _DELAY = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 #: The fields with the message of an error.
 _MESSAGES = (
     *("message", "msg", "detail", "Message", "error_description", "status_msg"),
-    *("errorMessage", "error_message", "error_msg", "faultstring", "description", "title"),
+    *("errorMessage", "error_message", "error_msg", "faultstring"),
 )
+#: Fields that are the message of an error if there is no other. They also occur outside of errors.
+_TITLES = ("description", "title")
 #: The fields that an error may be wrapped in.
 _WRAPPERS = (
     *("error", "errors", "detail", "base_resp", "fault", "err"),
@@ -126,10 +128,10 @@ def _is_flat(fields: dict[str, Any]) -> bool:
         return True
     status = fields.get("status")
     if fields.get("success") is False or (isinstance(status, str) and status in _NO_CODES):
-        return _message(fields) is not None
+        return _message(fields, titles=()) is not None
     # DashScope's, Qianfan's, and those of gateways in front of a server.
     has_code = any(fields.get(name) not in _NO_FAULT for name in _CODES)
-    return (has_code or fields.keys() == {"message"}) and _message(fields) is not None
+    return (has_code or fields.keys() == {"message"}) and _message(fields, titles=()) is not None
 
 
 #: Codes that are not an error.
@@ -233,11 +235,11 @@ def _quoted(raw: object, depth: int) -> Iterator[dict[str, Any] | str]:
     yield from _nested_errors(raw, depth)
 
 
-def _message(fields: dict[str, Any]) -> str | None:
+def _message(fields: dict[str, Any], titles: tuple[str, ...] = _TITLES) -> str | None:
     place = _place(fields) if "loc" in fields else None
     if place:
         return place
-    for name in _MESSAGES:
+    for name in (*_MESSAGES, *titles):
         value = fields.get(name)
         if isinstance(value, str) and value.strip():
             return value
