@@ -81,6 +81,13 @@ PROVIDER = Provider(
             bill=33 * 1000 + 768 * 100 + 2 * 2000,
         ),
         Row(
+            quirk="`prompt_audio_seconds`, and audio tokens only in `total_tokens` (Voxtral)",
+            rule="adds them to the prompt, not to the answer",
+            source="https://docs.mistral.ai/capabilities/audio_transcription/",
+            usage=tokens(4, 635, total_tokens=3264, prompt_audio_seconds=203),
+            bill=2629 * 1000 + 635 * 2000,
+        ),
+        Row(
             quirk="a whole tool call in one chunk, without a type",
             rule="passes it on unchanged",
             source=_DOCS,

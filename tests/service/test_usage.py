@@ -257,6 +257,14 @@ CALLS = {
         {"prompt_tokens": 10, "completion_tokens": 2, "cost_in_usd_ticks": Decimal("1e400")},
         14_000,
     ),
+    "xAI's ticks, and a cost of zero from a gateway": (
+        {"cost": 0, "cost_in_usd_ticks": 92_000_000},
+        9_200_000,
+    ),
+    "a cost in credits, and in dollars": (
+        {"prompt_tokens": 10, "completion_tokens": 2, "cost": 92, "cost_usd": Decimal("0.0092")},
+        9_200_000,
+    ),
     "an estimated cost": ({"estimated_cost": Decimal("0.0092")}, 9_200_000),
     "a free call": ({"prompt_tokens": 10, "completion_tokens": 2, "cost": 0}, 0),
 }

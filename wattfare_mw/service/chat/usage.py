@@ -163,6 +163,8 @@ def read(usage: dict[str, Any]) -> ReportedUsage:
         cached = beside or get("cache_read", 0) + get("cache_write", 0)
         if prompt is not None and cached and _are_separate(found, prompt, cached, beside):
             prompt += cached
+        if get("audio_seconds") and prompt and total is not None and completion is not None:
+            prompt = max(prompt, total - completion)
         parts = _plausible_parts(prompt or 0, _prompt_parts(found))
     reasoning = get("reasoning", 0)
     if total is not None and prompt and total - prompt > (completion or 0):
@@ -222,7 +224,8 @@ _OF_ANSWER: _Fields = {
 #: The names of the counts, and their meanings. ``read_beside`` and ``write_beside`` are cached
 #: tokens that the provider does not include in the prompt tokens. ``input`` is the number of prompt
 #: tokens without cached ones. ``tool_use`` is the text that Google's own tools add to a prompt,
-#: which Google counts separately.
+#: which Google counts separately. ``audio_seconds`` is the length of the prompt's audio. Its tokens
+#: are only in Mistral's total.
 _FIELDS: _Fields = {
     "prompt_tokens": "prompt",
     "promptTokenCount": "prompt",
@@ -270,6 +273,7 @@ _FIELDS: _Fields = {
     "completion_token_details": _OF_ANSWER,
     "output_tokens_details": _OF_ANSWER,
     "toolUsePromptTokenCount": "tool_use",
+    "prompt_audio_seconds": "audio_seconds",
     "thoughtsTokenCount": "reasoning",
     "reasoning_tokens": "reasoning",
     "server_tool_use": {"web_search_requests": "searches"},
@@ -300,12 +304,9 @@ _PLAIN = frozenset({"prompt", "completion", "total"})
 _PARTS_OF_ANSWER = frozenset(COMPLETION_PARTS)
 _NO_PARTS: dict[str, int] = {}
 _COST = (
-    "cost",
-    "total_cost",
-    "cost_usd",
-    "total_cost_usd",
-    "cost_usd_total",
-    "estimated_cost",
+    # A plain ``cost`` may be in credits.
+    *("cost_usd", "total_cost_usd", "cost_usd_total"),
+    *("cost", "total_cost", "estimated_cost"),
 )
 _COST_NAMES = frozenset({*_COST, "cost_in_usd_ticks", "is_byok"})
 _COST_TOTAL = (
@@ -424,7 +425,7 @@ def _charged(usage: dict[str, Any]) -> int | None:
     if usage.get("is_byok") is True:
         rest = _upstream_cost(usage.get("cost_details"))
         return None if rest is None else _nanos((cost or Decimal(0)) + rest)
-    if cost is not None:
+    if cost:
         return money.nanos_ceil(cost)
     ticks = usage.get("cost_in_usd_ticks")
     if isinstance(ticks, (Decimal, float)) and 0 <= ticks < 10**20 and ticks == int(ticks):
@@ -433,7 +434,7 @@ def _charged(usage: dict[str, Any]) -> int | None:
         ticks = int(ticks)
     if type(ticks) is int and 0 <= ticks <= money.MAX_CAP_USD * TICKS_PER_USD:
         return _nanos(Decimal(ticks) / TICKS_PER_USD)
-    return None
+    return None if cost is None else 0
 
 
 def _upstream_cost(details: object) -> Decimal | None:
