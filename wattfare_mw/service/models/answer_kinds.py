@@ -10,6 +10,7 @@ from typing import Any, cast
 from ... import sse
 from ...completions import ToolCalls
 from ...types import encode, fields_of
+from ..chat.meter import MAX_CHOICES
 from . import upstream_json
 
 #: How a stream starts. Some servers do not name its content type: nearai/private-ml-sdk#20.
@@ -81,7 +82,9 @@ def as_whole(body: bytes) -> bytes:
         for place, choice in enumerate(_objects(fields.get("choices"))):
             index = choice.get("index")
             number = index if type(index) is int else place
-            choices.setdefault(number, _Choice()).add(choice)
+            # An upstream could choose large integers with colliding hashes.
+            if 0 <= number < MAX_CHOICES:
+                choices.setdefault(number, _Choice()).add(choice)
         whole |= {name: value for name, value in fields.items() if value is not None}
     whole["object"] = "chat.completion"
     whole["choices"] = [{"index": n, **choices[n].whole()} for n in sorted(choices)]

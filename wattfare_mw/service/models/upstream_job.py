@@ -571,15 +571,10 @@ class UpstreamJob:
         if answer_kinds.is_stream(body):
             return body
         # An error that the upstream noticed late may be JSON with status 200.
-        error = upstream_errors.error_of(_decoded(body), self._credential)
-        if error is not None:
-            raise error
-        if len(body) <= LARGE_BODY:
-            stream = answer_kinds.as_stream(body)
-        else:
-            stream = await in_thread(answer_kinds.as_stream, body)
+        stream = await in_thread(answer_kinds.as_stream, body)
         if stream is None:
-            raise upstream_failed("The upstream did not answer with an event stream.")
+            error = upstream_errors.error_without_choices(_decoded(body), self._credential)
+            raise error or upstream_failed("The upstream did not answer with an event stream.")
         return stream
 
 
