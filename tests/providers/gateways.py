@@ -80,6 +80,13 @@ PROVIDER = Provider(
             bill=500_000,
         ),
         Row(
+            quirk="the cost in `usd_cents` (Puter)",
+            rule="bills it",
+            source="https://github.com/HeyPuter/puter/issues/2892",
+            usage=tokens(15, 1750, cached_tokens=0, usd_cents=0.42),
+            bill=4_200_000,
+        ),
+        Row(
             quirk="the cost and `cost_currency: EUR`",
             rule="ignores the cost, because it is not in USD, and bills the tokens",
             source="https://github.com/ls1intum/edutelligence/pull/725",

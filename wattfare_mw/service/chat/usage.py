@@ -308,7 +308,7 @@ _COST = (
     *("cost_usd", "total_cost_usd", "cost_usd_total"),
     *("cost", "total_cost", "estimated_cost"),
 )
-_COST_NAMES = frozenset({*_COST, "cost_in_usd_ticks", "is_byok"})
+_COST_NAMES = frozenset({*_COST, "cost_in_usd_ticks", "usd_cents", "is_byok"})
 _COST_TOTAL = (
     *("total_cost", "total", "total_cost_usd", "total_usd"),
     *("costUsd", "cost", "amount", "usd"),  # NanoGPT's, and others
@@ -434,6 +434,9 @@ def _charged(usage: dict[str, Any]) -> int | None:
         ticks = int(ticks)
     if type(ticks) is int and 0 <= ticks <= money.MAX_CAP_USD * TICKS_PER_USD:
         return _nanos(Decimal(ticks) / TICKS_PER_USD)
+    cents = _usd(usage.get("usd_cents"))  # Puter's
+    if cents is not None:
+        return _nanos(Decimal(cents) / 100)
     return None if cost is None else 0
 
 
