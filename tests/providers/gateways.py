@@ -60,7 +60,7 @@ PROVIDER = Provider(
             chunks=(
                 *(delta_chunk({"content": word}) for word in WORDS),
                 {**finish_chunk(), "usage": tokens(85, 16)},
-                {**finish_chunk(), "x-opencode-type": "inference-cost", "cost": "0.00001638"},
+                {"choices": [], "x-opencode-type": "inference-cost", "cost": "0.00001638"},
             ),
             bill=85 * 1000 + 16 * 2000,
             stream_bill=16_380,

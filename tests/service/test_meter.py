@@ -293,3 +293,17 @@ def test_shortcut_for_a_plain_chunk_counts_like_the_full_path(fields: dict) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upstream_answers, "_decode_plain", not_plain)
         assert counted() == as_it_is
+
+
+def test_tokens_after_their_cost_are_not_billed_again() -> None:
+    """NanoGPT reports the cost with the finish reason, and then the tokens."""
+    meter = Meter(PRICE, 10)
+    meter.count(1, "one ")
+    meter.add_usage({"cost": Decimal("0.0005")})
+    meter.add_usage({"prompt_tokens": 100, "completion_tokens": 10})
+    assert meter.cost() == 500_000
+    meter.count(1, "two ")
+    more = meter.cost() - 500_000
+    assert more > 0
+    meter.add_usage({"prompt_tokens": 100, "completion_tokens": 13})
+    assert meter.cost() == 500_000 + 3 * more

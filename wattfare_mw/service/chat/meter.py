@@ -140,7 +140,11 @@ class Meter:
         # A prompt or an answer has at least one token, so a zero is a placeholder.
         completion = report.completion and (report.counts.completion > 0 or not passed)
         if report.prompt or (completion and report.counts.completion):
+            # NanoGPT reports the cost before the tokens. Without text in between, it includes them.
+            included = passed and self._cost and self.completion_tokens <= self._counted_in_cost
             self._take_counts(report, completion, choice)
+            if included:
+                self._counted_in_cost = self.completion_tokens
         if report.cost is None:
             return
         if not report.cost and self._is_priced and passed and not completion:

@@ -119,10 +119,11 @@ def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[s
         if isinstance(inner, dict):
             yield None, cast("dict[str, Any]", inner)
             return
-    if not _OWN_COUNTS.isdisjoint(answer):
+    choices = answer.get("choices")
+    # A chunk with only a cost is OpenCode Zen's. Next to text, it may be a time.
+    if not _OWN_COUNTS.isdisjoint(answer) or ("cost" in answer and not choices):
         yield None, answer
         return
-    choices = answer.get("choices")
     if not isinstance(choices, list):
         return
     for place, choice in enumerate(cast("list[Any]", choices)):
@@ -138,8 +139,8 @@ def _find_elsewhere(answer: dict[str, Any]) -> Iterator[tuple[int | None, dict[s
 _OWN_NAMES = frozenset(
     {"usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics", "timings"}
 )
-#: Fields that only a report has, and Eden AI's cost.
-_OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count", "cost"})
+#: Fields that only a report has.
+_OWN_COUNTS = frozenset({"prompt_eval_count", "eval_count"})
 #: NanoGPT's name of an object with the cost.
 _NANOGPT = "x_nanogpt_pricing"
 
