@@ -41,6 +41,11 @@ class ChatCompletions:
         never_shorten = parameters.refuses_low_budget(headers)
         wait = parameters.wait_seconds(headers)
 
+        call: InferenceCall | None = None
+
+        def goes_on() -> bool:
+            return call is not None and state.runner.detach(call.id)
+
         with (
             state.call_limits.hold(app.id, payer),
             state.bodies.claim((app.id, user_id, grant_hash)) as claim,
@@ -48,21 +53,16 @@ class ChatCompletions:
             if not check_body(headers, MAX_CALL_BYTES):
                 # Before reading a large body, check that the payer can pay for a call.
                 await state.store.check_account(app.id, user_id, grant_hash, state.terms)
-            body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim)
-            if len(body) <= LARGE_BODY:
-                request, key = _read(headers, body, never_shorten, state.fields)
-            else:
-                request, key = await in_turn(
-                    (app.id, payer), _read, headers, body, never_shorten, state.fields
-                )
-            if state.aliases:
-                request = request.renamed(state.aliases)
-            call: InferenceCall | None = None
-
-            def goes_on() -> bool:
-                return call is not None and state.runner.detach(call.id)
-
             async with UntilDisconnect(receive, goes_on) as client:
+                body = await read_body(receive, MAX_CALL_BYTES, ClientDisconnect, claim, client)
+                if len(body) <= LARGE_BODY:
+                    request, key = _read(headers, body, never_shorten, state.fields)
+                else:
+                    request, key = await in_turn(
+                        (app.id, payer), _read, headers, body, never_shorten, state.fields
+                    )
+                if state.aliases:
+                    request = request.renamed(state.aliases)
                 client.watch()
                 if request.large:
                     async with turn_of((app.id, payer)):
