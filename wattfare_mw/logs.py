@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -53,6 +54,8 @@ class _Safe(logging.Filter):
         self._show_messages = show_messages
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, LogEvent):
+            return True  # its text is one line
         message = record.getMessage()
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if error is not None and self._show_messages:
@@ -171,38 +174,35 @@ Field = str | int | Decimal | None
 
 
 class LogEvent:
-    """A log message with fields. A text log shows the fields as ``name=value``. A JSON log has them
-    as members of the object.
+    """A log message with fields, on one line. A text log shows the fields as ``name=value``. A JSON
+    log has them as members of the object.
 
     Args:
-        text: our own text, on one line.
+        text: our own text.
         fields: values by name, which may come from a client. A field with the value None is left
             out.
         in_text: fields that the text already contains. Only a JSON log shows them separately.
     """
 
-    __slots__ = ("_line", "fields", "in_text", "text")
+    __slots__ = ("fields", "in_text", "text")
 
     def __init__(
         self, text: str, fields: Mapping[str, Field], in_text: Mapping[str, Field] | None = None
     ) -> None:
-        self.text = text
+        self.text = one_line(text)
         self.fields = fields
         self.in_text: Mapping[str, Field] = in_text or {}
-        self._line: str | None = None
 
     def __str__(self) -> str:
-        if self._line is None:  # both a filter and a formatter need it
-            parts = [self.text]
-            for name, value in self.fields.items():
-                if isinstance(value, str):
-                    parts.append(f"{name}={_quoted(value)}")
-                elif isinstance(value, int):
-                    parts.append(f"{name}={value}")
-                elif value is not None:
-                    parts.append(f"{name}={value:f}")
-            self._line = " ".join(parts)
-        return self._line
+        parts = [self.text]
+        for name, value in self.fields.items():
+            if isinstance(value, str):
+                parts.append(f"{name}={_quoted(value)}")
+            elif isinstance(value, int):
+                parts.append(f"{name}={value}")
+            elif value is not None:
+                parts.append(f"{name}={value:f}")
+        return " ".join(parts)
 
 
 @lru_cache(maxsize=1024)  # the same apps, users and models recur
@@ -229,7 +229,7 @@ def log_event(logger: logging.Logger, event: LogEvent) -> None:
 
 
 class ProcessFormatter(logging.Formatter):
-    """Formats all records of a process, and makes those of other packages safe.
+    """Formats all records of a process as text, and makes those of other packages safe.
 
     Another package may log data from a client or a server, such as a header, a cookie or the repr
     of an error. So for its records, the log shows the text without values, and the kind of the
@@ -242,7 +242,7 @@ class ProcessFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format a record. A record of another package becomes one line."""
         if isinstance(record.msg, LogEvent):
-            return super().format(record)  # our own loggers have checked it
+            return self.formatMessage(record)  # it is safe, and has no error
         if record.name.partition(".")[0] in self.KNOWN and not record.exc_info:
             message = record.getMessage()
             if message.isprintable() and not record.exc_text and not record.stack_info:
@@ -260,6 +260,17 @@ class ProcessFormatter(logging.Formatter):
         )
         plain.stack_info = None
         return super().format(plain)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Format a record as text."""
+        # The same text as "%(asctime)s %(levelname)s %(name)s %(message)s", but faster.
+        at = f"{_local_time(int(record.created))},{int(record.msecs):03d}"
+        return f"{at} {record.levelname} {record.name} {record.getMessage()}"
+
+
+@lru_cache(maxsize=1)  # a busy service logs many records in a second
+def _local_time(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 class JSONFormatter(ProcessFormatter):
@@ -285,7 +296,7 @@ class JSONFormatter(ProcessFormatter):
 # msgspec cannot encode an amount, which is a subclass of Decimal, without a hook.
 _to_json = msgspec.json.Encoder(decimal_format="number", enc_hook=Decimal).encode
 _FORMATTERS: dict[LogFormat, Callable[[], logging.Formatter]] = {
-    "text": lambda: ProcessFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"),
+    "text": ProcessFormatter,
     "json": JSONFormatter,
 }
 

@@ -228,7 +228,7 @@ def test_describe_leaves_out_messages_of_others() -> None:
 
 @pytest.mark.parametrize("name", ["asyncio", "httpx", "aiohttp.client", "uvicorn.error"])
 def test_log_records_of_other_packages_hold_no_messages(name: str) -> None:
-    formatter = ProcessFormatter("%(levelname)s %(name)s %(message)s")
+    formatter = ProcessFormatter()
     try:
         raise ValueError(PROMPT)
     except ValueError as error:
