@@ -9,7 +9,6 @@ import threading
 from collections.abc import Generator, Hashable
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Self
 
 from .errors import WattfareError
 from .offload import LARGE_BODY
@@ -32,7 +31,7 @@ class BodyMemory:
         self._payers: dict[Hashable, int] = {}
 
     def claim(self, payer: Hashable) -> BodyClaim:
-        """Create a claim for one body of this payer. Use it in a ``with`` block."""
+        """Create a claim for one body of this payer. It must be released at the end."""
         return BodyClaim(self, payer)
 
     def __deepcopy__(self, _memo: object) -> BodyMemory:
@@ -62,7 +61,7 @@ class BodyMemory:
 
 
 class BodyClaim:
-    """The memory of one body. The end of the ``with`` block releases it."""
+    """The memory of one body, until it is released."""
 
     __slots__ = ("_memory", "_payer", "_size")
 
@@ -90,14 +89,8 @@ class BodyClaim:
         finally:
             _READING.reset(token)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
     def release(self) -> None:
-        """Release the memory of the body."""
+        """Release the memory of the body. Further calls of this method do nothing."""
         size, self._size = self._size, 0
         if size:
             self._memory.free(self._payer, size)

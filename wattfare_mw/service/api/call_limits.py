@@ -28,37 +28,21 @@ class CallLimits:
             per_app, f"An app may have at most {per_app:,} running calls. Wait until one ends."
         )
 
-    def hold(self, app_id: str, payer: tuple[str | None, str | None]) -> _Held:
-        """Count one call, from before its body is read until the end of a ``with`` block.
+    def add(self, app_id: str, payer: Hashable) -> None:
+        """Count one call, until :meth:`remove` is called for it.
 
         Raises:
             WattfareRateLimitError: 429; the user, the grant or the app has reached its limit.
         """
-        key = (app_id, *payer)
         # Count for the payer first, so that a refused call of a user does not count for the app.
-        self._payers.add(key)
+        self._payers.add(payer)
         try:
             self._apps.add(app_id)
         except BaseException:
-            self._payers.remove(key)
+            self._payers.remove(payer)
             raise
-        return _Held(self._payers, key, self._apps, app_id)
 
-
-class _Held:
-    """A call that counts for its payer and for its app, until the end of its ``with`` block."""
-
-    __slots__ = ("_app_id", "_apps", "_key", "_payers")
-
-    def __init__(self, payers: CallsAtOnce, key: Hashable, apps: CallsAtOnce, app_id: str) -> None:
-        self._payers = payers
-        self._key = key
-        self._apps = apps
-        self._app_id = app_id
-
-    def __enter__(self) -> None:
-        """Start the call."""
-
-    def __exit__(self, *error: object) -> None:
-        self._apps.remove(self._app_id)
-        self._payers.remove(self._key)
+    def remove(self, app_id: str, payer: Hashable) -> None:
+        """Stop counting a call that :meth:`add` has counted."""
+        self._apps.remove(app_id)
+        self._payers.remove(payer)

@@ -33,23 +33,23 @@ class ChatCompletions:
         state: ServiceState = scope["app"].state.service
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
-        user_id, grant_hash = payer = parameters.payer_in_headers(headers)
+        user_id, grant_hash = parameters.payer_in_headers(headers)
         request_id = scope["wattfare.request_id"]
         report = CallReport(app.id, user_id, grant_hash, request_id)
         scope["wattfare.call"] = report
         state.rate_limits.call(app.id, user_id, grant_hash)
         never_shorten = parameters.refuses_low_budget(headers)
         wait = parameters.wait_seconds(headers)
-
+        payer = (app.id, user_id, grant_hash)
         call: InferenceCall | None = None
 
         def goes_on() -> bool:
             return call is not None and state.runner.detach(call.id)
 
-        with (
-            state.call_limits.hold(app.id, payer),
-            state.bodies.claim((app.id, user_id, grant_hash)) as claim,
-        ):
+        claim = state.bodies.claim(payer)
+        # Count the call before its body is read.
+        state.call_limits.add(app.id, payer)
+        try:
             if not check_body(headers, MAX_CALL_BYTES):
                 # Before reading a large body, check that the payer can pay for a call.
                 await state.store.check_account(app.id, user_id, grant_hash, state.terms)
@@ -59,13 +59,13 @@ class ChatCompletions:
                     request, key = _read(headers, body, never_shorten, state.fields)
                 else:
                     request, key = await in_turn(
-                        (app.id, payer), _read, headers, body, never_shorten, state.fields
+                        payer, _read, headers, body, never_shorten, state.fields
                     )
                 if state.aliases:
                     request = request.renamed(state.aliases)
                 client.watch()
                 if request.large:
-                    async with turn_of((app.id, payer)):
+                    async with turn_of(payer):
                         job = await state.provider.prepare(request, request_id)
                 else:
                     job = await state.provider.prepare(request, request_id)
@@ -94,6 +94,9 @@ class ChatCompletions:
                     )
                 finally:
                     output.close()
+        finally:
+            claim.release()
+            state.call_limits.remove(app.id, payer)
 
 
 def _read(
