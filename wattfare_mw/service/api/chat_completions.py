@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -82,7 +84,7 @@ class ChatCompletions:
                 )
                 report.model, report.stream = request.model, request.stream
                 del body, request  # free the memory, as the job also does later
-                output = ASGIOutput(send, lambda: _headers(job), state.heartbeats)
+                output = ASGIOutput(send, partial(_headers, job), state.heartbeats)
                 try:
                     await state.runner.run(
                         call,

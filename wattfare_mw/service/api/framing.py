@@ -60,7 +60,7 @@ class Frame:
         scope["wattfare.allowed_origin"] = (
             "*" if is_cors_path and "origin" in headers.common else None
         )
-        sender = ResponseSender(scope, send, self._headers)
+        sender = ResponseSender(scope, send)
         began = time.monotonic()
         try:
             if scope["wattfare.allowed_origin"] and _is_preflight(scope, headers):
@@ -109,18 +109,6 @@ class Frame:
             on_call = scope["app"].state.service.on_call
             if on_call is not None:
                 on_call(call, scope["app"].state.service)
-
-    def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        """The headers of every response."""
-        headers = [(b"x-request-id", scope["wattfare.request_id"].encode())]
-        if "wattfare.cacheable" not in scope:
-            headers.append((b"cache-control", b"no-store"))
-        if scope["wattfare.cors"]:
-            headers.append((b"vary", b"Origin"))
-        if (origin := scope["wattfare.allowed_origin"]) is not None:
-            headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
-            headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
-        return headers
 
 
 def _call_of(scope: Scope) -> CallReport | None:
@@ -179,21 +167,31 @@ class ResponseSender:
             this would be a reference cycle, which only the garbage collector could free.
     """
 
-    __slots__ = ("_headers", "_scope", "server_send", "status")
+    __slots__ = ("_scope", "server_send", "status")
 
-    def __init__(
-        self, scope: Scope, send: Send, headers: Callable[[Scope], list[tuple[bytes, bytes]]]
-    ) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
-        self._headers = headers
         self.server_send = send
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], *self._headers(self._scope)]
+            headers = message["headers"] = list(message["headers"])
+            _add_headers(self._scope, headers)
         await self.server_send(message)
+
+
+def _add_headers(scope: Scope, headers: list[tuple[bytes, bytes]]) -> None:
+    """Add the headers of every response."""
+    headers.append((b"x-request-id", scope["wattfare.request_id"].encode()))
+    if "wattfare.cacheable" not in scope:
+        headers.append((b"cache-control", b"no-store"))
+    if scope["wattfare.cors"]:
+        headers.append((b"vary", b"Origin"))
+    if (origin := scope["wattfare.allowed_origin"]) is not None:
+        headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
+        headers.append((b"access-control-expose-headers", b"Retry-After, X-Request-Id"))
 
 
 # The protocol has few paths, so a small cache covers most log lines.

@@ -21,12 +21,13 @@ _CONNECTIONS = f"{API_PREFIX}/connections"
 _GRANTS = f"{API_PREFIX}/grants"
 
 _APPROVALS = f"{API_PREFIX}/approvals"
+_IN_APPROVALS = f"{_APPROVALS}/"
 _CORS_PATHS = frozenset({_APPROVALS, _CONNECTIONS, _GRANTS})
 
 
 def is_cors_path(path: str) -> bool:
     """True if a browser calls this path from an app's page."""
-    return path in _CORS_PATHS or path.startswith(f"{_APPROVALS}/")
+    return path in _CORS_PATHS or path.startswith(_IN_APPROVALS)
 
 
 def routes(*, with_metrics: bool = False) -> list[Route]:
