@@ -9,4 +9,4 @@ import time
 def new_id() -> str:
     """A unique id that sorts after all earlier ones, so that new rows are next to each other in an
     index. It is not a secret, because random bytes from the system take much longer."""
-    return f"{time.time_ns():016x}{random.getrandbits(64):016x}"
+    return (time.time_ns() << 64 | random.getrandbits(64)).to_bytes(16, "big").hex()
