@@ -21,7 +21,7 @@ from ..records import CallReport, IdempotencyKey, InferenceCall
 from . import credentials, parameters
 from .bodies import MAX_CALL_BYTES, check_body, headers_of
 from .output import ASGIOutput
-from .state import ServiceState
+from .state import state_in
 
 _LOWERED = LOWERED_HEADER.encode()
 _RESERVED = RESERVED_HEADER.encode()
@@ -32,7 +32,7 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read one request, and run its call."""
-        state: ServiceState = scope["app"].state.service
+        state = state_in(scope)
         headers = headers_of(scope)
         app = await credentials.app_by_secret_key(headers, state.store)
         user_id, grant_hash = parameters.payer_in_headers(headers)

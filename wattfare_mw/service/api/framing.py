@@ -25,6 +25,7 @@ from ..ids import new_id
 from ..records import CallReport
 from .bodies import JSON
 from .rate_limits import address_of
+from .state import state_in
 
 log = get_logger("wattfare_mw.service", show_messages=False)
 
@@ -72,8 +73,7 @@ class Frame:
         except ClientDisconnect:
             pass
         except WattfareError as failure:
-            state = scope["app"].state.service
-            error = lead_to_budget(_counted(failure, scope), state.public_url)
+            error = lead_to_budget(_counted(failure, scope), state_in(scope).public_url)
             if (call := _call_of(scope)) is not None:
                 call.code = error.code
             log_server_error(log, error, request_id)
@@ -106,9 +106,9 @@ class Frame:
             text = f"{method} {path} {status or 'gone'} {ms}ms request_id={request_id}"
             log_event(log, LogEvent(text, fields, in_text))
         if call is not None:
-            on_call = scope["app"].state.service.on_call
-            if on_call is not None:
-                on_call(call, scope["app"].state.service)
+            state = state_in(scope)
+            if state.on_call is not None:
+                state.on_call(call, state)
 
 
 def _call_of(scope: Scope) -> CallReport | None:
@@ -141,7 +141,7 @@ def _counted(error: WattfareError, scope: Scope) -> WattfareError:
     many failures."""
     if isinstance(error, WattfareAuthError):
         try:
-            scope["app"].state.service.rate_limits.failed_authentication(address_of(scope))
+            state_in(scope).rate_limits.failed_authentication(address_of(scope))
         except WattfareRateLimitError as refusal:
             return refusal
     return error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 from starlette.requests import Request
+from starlette.types import Scope
 
 from ...body_memory import BodyMemory
 from ...transport.idle import IdleTimer
@@ -55,4 +56,9 @@ class ServiceState(msgspec.Struct, frozen=True):
 
 def state_of(request: Request) -> ServiceState:
     """The state of the service that received this request."""
-    return request.app.state.service
+    return state_in(request.scope)
+
+
+def state_in(scope: Scope) -> ServiceState:
+    """The state of the service that received the request with this scope."""
+    return scope["app"].service
