@@ -102,6 +102,15 @@ def test_body_in_small_chunks_with_a_trailer_passes(alone: Service) -> None:
         assert b"HTTP/1.1 200 " in answers
 
 
+def test_trailers_are_ignored(alone: Service) -> None:
+    client = connect(address_of(alone.url))
+    chunked = b"2\r\n{}\r\n0\r\nx-request-id: trailing\r\n\r\n"
+    client.sendall(head_of("/api/v1/sessions", {}) + chunked + LAST)
+    answers = rest(client)
+    assert answers.startswith(b"HTTP/1.1 401 ")
+    assert b"trailing" not in answers
+
+
 def test_pipelined_requests_are_answered_in_order(alone: Service) -> None:
     client = connect(address_of(alone.url))
     client.sendall(HEALTH + b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n" + LAST)
