@@ -177,16 +177,9 @@ SELECT_PAYING_GRANT = _text(
     "now_ms",
 )
 SELECT_RESERVATION = _text(
-    select(
-        _calls.month,
-        _calls.model,
-        _calls.reserved_nanos,
-        _calls.reserved_at,
-        _calls.request_id,
-        _calls.payer_id,
-        _calls.funding_id,
-        _calls.operator,
-    ).where(_OF_ACCOUNT),
+    select(_calls.month, _calls.reserved_nanos, _calls.payer_id, _calls.operator).where(
+        _OF_ACCOUNT
+    ),
     "id",
     "app_id",
     "user_id",
@@ -212,8 +205,37 @@ INSERT_RESERVATION = _row(
     "funding_id",
     "operator",
 )
-INSERT_LEDGER_ROW = _row(
-    schema.ledger, *(each.name for each in _rows if each.name not in ("id", "corrects"))
+_OUTCOME = (
+    "settled_at",
+    "prompt_tokens",
+    "completion_tokens",
+    "billed_nanos",
+    "claimed_nanos",
+    "ended",
+)
+_OF_RESERVATION = (
+    "reserved_at",
+    "app_id",
+    "user_id",
+    "grant_hash",
+    "month",
+    "model",
+    "reserved_nanos",
+    "request_id",
+    "payer_id",
+    "funding_id",
+    "operator",
+)
+# The row is a copy of the reservation, because each value that goes through Python takes time.
+INSERT_LEDGER_ROW = _text(
+    sqlite.insert(schema.ledger).from_select(
+        ["reservation_id", *_OF_RESERVATION, *_OUTCOME],
+        select(
+            _calls.id, *(_calls[name] for name in _OF_RESERVATION), *map(bindparam, _OUTCOME)
+        ).where(_THIS_CALL),
+    ),
+    *_OUTCOME,
+    "id",
 )
 UPSERT_TOTALS = _upsert(schema.totals, "billed_nanos", "reserved_nanos")
 SETTLE_TOTALS = _text(

@@ -116,8 +116,7 @@ def settle(
     ).fetchone()
     if found is None:
         return None
-    cursor.execute(statements.DELETE_RESERVATION, this)
-    month, model, reserved, reserved_at, request_id, payer_id, funding_id, counted = found
+    month, reserved, payer_id, counted = found
     if grant_hash is None:
         billed = rules.billed_for(reserved, outcome.cost)
         settled = (billed, reserved, app_id, user_id, payer_id, month)
@@ -137,26 +136,16 @@ def settle(
     cursor.execute(
         statements.INSERT_LEDGER_ROW,
         (
-            reservation_id,
-            reserved_at,
             seconds(now),
-            app_id,
-            user_id,
-            grant_hash,
-            month,
-            model,
             outcome.prompt_tokens,
             outcome.completion_tokens,
-            reserved,
             billed,
             outcome.claimed,
             outcome.ended,
-            request_id,
-            payer_id,
-            funding_id,
-            counted,
+            reservation_id,
         ),
     )
+    cursor.execute(statements.DELETE_RESERVATION, this)
     if not outcome.generated:
         # The call produced nothing, so its key can be reused.
         cursor.execute(statements.DELETE_IDEMPOTENCY_KEY, this)
