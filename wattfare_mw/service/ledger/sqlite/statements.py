@@ -13,11 +13,13 @@ from typing import Any
 from sqlalchemy import (
     BindParameter,
     ClauseElement,
+    ColumnElement,
     Table,
     and_,
     bindparam,
     delete,
     func,
+    null,
     or_,
     select,
     text,
@@ -83,7 +85,6 @@ _USER_COLUMNS = (
     _funding.state,
     _sums.billed_nanos,
     _sums.reserved_nanos,
-    _OTHERS,
 )
 _GRANT_COLUMNS = (
     _grants.requests_left,
@@ -132,7 +133,7 @@ SELECT_APP = _text(
     "app_id",
 )
 SELECT_ACCOUNT = _text(
-    select(*_USER_COLUMNS)
+    select(*_USER_COLUMNS, _OTHERS)
     .select_from(
         schema.connections.outerjoin(schema.funding, _funding.id == _users.funding_id).outerjoin(
             schema.totals, _IS_SUM
@@ -144,23 +145,31 @@ SELECT_ACCOUNT = _text(
     "app_id",
     "user_id",
 )
-# This selects no row if the process no longer holds its calls.
-SELECT_PAYING_USER = _text(
-    select(*_USER_COLUMNS)
-    .select_from(
-        schema.holders.outerjoin(schema.connections, _IS_USER)
-        .outerjoin(schema.funding, _funding.id == _users.funding_id)
-        .outerjoin(schema.totals, _IS_SUM)
+
+
+def _select_paying_user(others: ColumnElement[Any], *parameters: str) -> str:
+    # This selects no row if the process no longer holds its calls.
+    return _text(
+        select(*_USER_COLUMNS, others)
+        .select_from(
+            schema.holders.outerjoin(schema.connections, _IS_USER)
+            .outerjoin(schema.funding, _funding.id == _users.funding_id)
+            .outerjoin(schema.totals, _IS_SUM)
+        )
+        .where(_IS_HELD),
+        *parameters,
+        "app_id",
+        "user_id",
+        "month",
+        "holder",
+        "boot",
+        "now_ms",
     )
-    .where(_IS_HELD),
-    "of_month",
-    "app_id",
-    "user_id",
-    "month",
-    "holder",
-    "boot",
-    "now_ms",
-)
+
+
+SELECT_PAYING_USER = _select_paying_user(_OTHERS, "of_month")
+# Without a ceiling, the spending of the other payers does not count.
+SELECT_PAYING_USER_ALONE = _select_paying_user(null())
 SELECT_PAYING_GRANT = _text(
     select(*_GRANT_COLUMNS)
     .select_from(

@@ -50,8 +50,11 @@ def reserve(
     at = seconds(now)
     month = rules.month_of(now)
     if call.grant_hash is None:
-        account = (month, call.app_id, call.user_id, month, holder, *lease_now)
-        found = cursor.execute(statements.SELECT_PAYING_USER, account).fetchone()
+        account = (call.app_id, call.user_id, month, holder, *lease_now)
+        if terms.ceiling is None:
+            found = cursor.execute(statements.SELECT_PAYING_USER_ALONE, account).fetchone()
+        else:
+            found = cursor.execute(statements.SELECT_PAYING_USER, (month, *account)).fetchone()
     else:
         account = (call.grant_hash, call.app_id, holder, *lease_now)
         found = cursor.execute(statements.SELECT_PAYING_GRANT, account).fetchone()
