@@ -80,7 +80,7 @@ def reserve(
         _reserve_for_operator(cursor, call.app_id, month, operator, granted)
     cursor.execute(
         statements.INSERT_RESERVATION,
-        (
+        (  # int, because the driver takes longer to adapt a bool
             call.id,
             call.app_id,
             call.user_id,
@@ -91,12 +91,12 @@ def reserve(
             at,
             call.request_id,
             holder,
-            call.stream,
+            int(call.stream),
             revocations,
-            call.bounds.unbounded,
+            int(call.bounds.unbounded),
             payer_id,
             funding_id,
-            counted,
+            int(counted),
         ),
     )
     if call.key is not None:
