@@ -53,6 +53,8 @@ _STATUS_OF_MINIMAX = {
 }
 #: The fields of answers, chunks and choices.
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
+#: The fields with which an answer, a chunk or a choice can be an error.
+_OF_ERRORS = frozenset({"error", "x_groq", "base_resp"})
 
 
 class ParsedError(msgspec.Struct, frozen=True, gc=False):
@@ -98,6 +100,8 @@ def in_success(answer: object) -> ParsedError | None:
     """Read the error in an answer or an event with status 200; None if it is not an error."""
     if isinstance(answer, dict):
         fields = cast("dict[str, Any]", answer)
+        if _is_usual(fields):
+            return None
         if _has_error(fields) or fields.get("object") == "error" or _is_flat(fields):
             return _parsed(fields)
         groq = fields.get("x_groq")
@@ -108,6 +112,15 @@ def in_success(answer: object) -> ParsedError | None:
         first = cast("list[object]", answer)[0]
         return in_success(cast("object", first)) if isinstance(first, dict) else None
     return None
+
+
+def _is_usual(fields: dict[str, Any]) -> bool:
+    """True for most answers, chunks and choices: none of the checks for errors applies to them."""
+    return (
+        _OF_ERRORS.isdisjoint(fields)
+        and not _OF_ANSWERS.isdisjoint(fields)
+        and fields.get("object") != "error"
+    )
 
 
 def _has_error(fields: dict[str, Any]) -> bool:
