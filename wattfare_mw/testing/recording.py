@@ -17,7 +17,7 @@ from ..errors import WattfareError, wire_error
 from ..headers import Headers
 from ..service.api.parameters import payer_in_headers
 from ..service.api.routes import COMPLETIONS
-from ..types import API_PREFIX, GRANT_HEADER, fields_of
+from ..types import API_PREFIX, GRANT_HEADER, Json, fields_of
 from .scripts import FailOn, Fault, Script
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Record:
     def snapshot(self) -> RecordedCall:
         """The current state of the call."""
         try:
-            decoded: object = json.loads(bytes(self.body))
+            decoded: Json = json.loads(bytes(self.body))
         except ValueError:
             decoded = None
         fields = fields_of(decoded)

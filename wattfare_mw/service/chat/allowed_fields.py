@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple, cast
 import msgspec
 
 from ...errors import invalid_request
-from ...types import fields_of
+from ...types import Json, fields_of
 from . import attachments, foreign_fields, kept_fields
 from .found import Found, Held, both
 
@@ -195,12 +195,12 @@ def _only(*allowed: Any) -> Rule:
 
 
 def _object(rules: Mapping[str, Rule]) -> Rule:
-    def rule(name: str, value: Any) -> Found | None:
+    def rule(name: str, value: Json) -> Found | None:
         if not isinstance(value, dict):
             raise invalid_request(f"`{name}` must be an object.")
         prefix = f"{name}." if name else ""
         found: Found | None = None
-        for field, inner in cast("dict[str, Any]", value).items():
+        for field, inner in value.items():
             known = rules.get(field)
             if known is None:
                 if inner is not None or foreign_fields.is_foreign(field):
@@ -218,11 +218,11 @@ def _object(rules: Mapping[str, Rule]) -> Rule:
 
 
 def _each(rule: Rule) -> Rule:
-    def each(name: str, value: Any) -> Found | None:
+    def each(name: str, value: Json) -> Found | None:
         if not isinstance(value, list):
             raise invalid_request(f"`{name}` must be an array.")
         found: Found | None = None
-        for place, item in enumerate(cast("list[Any]", value)):
+        for place, item in enumerate(value):
             more = rule(f"{name}[{place}]", item)
             if more is not None:
                 found = both(found, more)

@@ -19,7 +19,7 @@ import imagesize  # pyright: ignore[reportMissingTypeStubs]
 import msgspec
 
 from ...errors import WattfareError, invalid_request
-from ...types import fields_of
+from ...types import Json, fields_of
 from . import audio_length, prompt_bound
 from .families import Image
 
@@ -70,7 +70,7 @@ def are_possible(messages: list[dict[str, Any]]) -> bool:
     return False
 
 
-def pages_of_annotation(value: object) -> list[Any] | None:
+def pages_of_annotation(value: Json) -> list[Any] | None:
     """The pages of a file that OpenRouter has read for an earlier answer. OpenRouter uses them
     instead of reading the file again."""
     fields = fields_of(value)

@@ -21,10 +21,10 @@ questions:
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, cast
 
 import msgspec
 
+from ...types import Json
 from ..records import Outcome
 from . import usage as reported_usage
 from .price import Price
@@ -121,7 +121,7 @@ class Meter:
         """Record that the upstream has ended without an answer. Only a reported cost is billed."""
         self.generated = bool(self._cost)
 
-    def add_usage(self, usage: object, choice: int | None = None) -> None:
+    def add_usage(self, usage: Json, choice: int | None = None) -> None:
         """Add a report of the upstream, except for impossible parts.
 
         Args:
@@ -129,7 +129,7 @@ class Meter:
         """
         if not isinstance(usage, dict):
             return
-        report = reported_usage.read(cast("dict[str, Any]", usage))
+        report = reported_usage.read(usage)
         passed = self.completion_tokens > 0
         if report.only_total:
             # MiniMax reports only the total. The total minus the prompt is the answer, with hidden

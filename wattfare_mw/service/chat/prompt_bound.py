@@ -73,7 +73,7 @@ _PIECE = 2**16
 def bound(body: dict[str, Any], encoded: bytes | None = None) -> int:
     """The maximum tokens of this request's prompt, for any tokenizer. ``encoded``: the messages as
     JSON, if they are already encoded."""
-    messages = cast("list[dict[str, Any]]", body["messages"])
+    messages: list[dict[str, Any]] = body["messages"]
     return (
         longest_form(msgspec.json.encode(messages) if encoded is None else encoded)
         + sum(0 if message.keys() <= TEXT_ONLY else _arguments(message) for message in messages)

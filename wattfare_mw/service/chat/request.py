@@ -11,7 +11,7 @@ import msgspec
 from ...errors import invalid_request
 from ...json_limits import check_structure
 from ...offload import LARGE_BODY
-from ...types import MAX_MODEL_CHARACTERS, fields_of
+from ...types import MAX_MODEL_CHARACTERS, Json, fields_of
 from . import allowed_fields, attachments
 from .allowed_fields import DEFAULT_POLICY, Policy
 from .attachments import Attachments
@@ -128,12 +128,12 @@ def read(
     """
     check_structure(body)
     try:
-        decoded: object = msgspec.json.decode(body)
+        decoded: Json = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise invalid_request("The body is not valid JSON.") from None
     if not isinstance(decoded, dict):
         raise invalid_request("The body must be a JSON object.")
-    known = allowed_fields.without_nulls(cast("dict[str, Any]", decoded))
+    known = allowed_fields.without_nulls(decoded)
     names = known.get("models")
     fallbacks = None if names is None else _fallbacks(known, names)
     model = known.get("model")
@@ -187,7 +187,7 @@ def text_of(message: dict[str, Any]) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(_text_part(part) for part in cast("list[object]", content))
+        return "".join(_text_part(part) for part in cast("list[Any]", content))
     raise invalid_request("A message's `content` must be a string or an array of parts.")
 
 
@@ -202,7 +202,7 @@ _UNREAD = frozenset(
 )
 
 
-def _text_part(part: object) -> str:
+def _text_part(part: Json) -> str:
     fields = fields_of(part)
     text, kind = fields.get("text"), fields.get("type")
     if kind in _UNREAD:
@@ -212,16 +212,14 @@ def _text_part(part: object) -> str:
     return text
 
 
-def _messages(value: object) -> list[dict[str, Any]]:
+def _messages(value: Json) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
         raise invalid_request("`messages` must be an array of at least one message.")
-    messages = cast("list[object]", value)
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(
-            cast("dict[str, Any]", message).get("role"), str
-        ):
+    message: Json
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise invalid_request("Each of `messages` must be an object with a `role`.")
-    return cast("list[dict[str, Any]]", messages)
+    return value
 
 
 def _is_model(name: object) -> TypeGuard[str]:

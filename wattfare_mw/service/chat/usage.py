@@ -21,6 +21,7 @@ from typing import Any, cast
 import msgspec
 
 from ... import money
+from ...types import Json
 
 #: A larger number of tokens is ignored as a mistake.
 MAX_PLAUSIBLE_TOKENS = 10**9
@@ -95,16 +96,15 @@ def find(answer: dict[str, Any]) -> Iterable[tuple[int | None, dict[str, Any]]]:
     (``x_groq.usage``), or the answer itself (Google's, Ollama's and llama.cpp's own names). Some
     gateways write the cost next to ``usage``.
     """
-    usage = answer.get("usage")
+    usage: Json = answer.get("usage")
     if isinstance(usage, dict) and usage:
-        found = cast("dict[str, Any]", usage)
         beside = answer.get("cost") if "cost" in answer else answer.get(_NANOGPT)
-        if beside is not None and _COST_NAMES.isdisjoint(found) and _is_in_usd(answer):
-            found = {**found, "cost": beside}
-        if any(found.values()):
-            return ((None, found),)
+        if beside is not None and _COST_NAMES.isdisjoint(usage) and _is_in_usd(answer):
+            usage = {**usage, "cost": beside}
+        if any(usage.values()):
+            return ((None, usage),)
         # Zeros are placeholders if the numbers are elsewhere.
-        return tuple(_find_elsewhere(answer)) or ((None, found),)
+        return tuple(_find_elsewhere(answer)) or ((None, usage),)
     return _find_elsewhere(answer)
 
 

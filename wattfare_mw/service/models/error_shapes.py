@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ...types import fields_of
+from ...types import Json, fields_of
 
 #: The maximum depth of nested errors.
 _MOST_LEVELS = 8
@@ -96,21 +96,20 @@ def in_text(body: bytes) -> ParsedError:
     return ParsedError(text[:_MOST_WORDS]) if is_plain and text else ParsedError()
 
 
-def in_success(answer: object) -> ParsedError | None:
+def in_success(answer: Json) -> ParsedError | None:
     """Read the error in an answer or an event with status 200; None if it is not an error."""
     if isinstance(answer, dict):
-        fields = cast("dict[str, Any]", answer)
-        if _is_usual(fields):
+        if _is_usual(answer):
             return None
-        if _has_error(fields) or fields.get("object") == "error" or _is_flat(fields):
-            return _parsed(fields)
-        groq = fields.get("x_groq")
+        if _has_error(answer) or answer.get("object") == "error" or _is_flat(answer):
+            return _parsed(answer)
+        groq = answer.get("x_groq")
         if _has_error(fields_of(groq)):
             return _parsed(groq)
-        return _parsed(fields) if _failed_at_minimax(fields) else None
+        return _parsed(answer) if _failed_at_minimax(answer) else None
     if isinstance(answer, list) and answer:  # Google sends a list
-        first = cast("list[object]", answer)[0]
-        return in_success(cast("object", first)) if isinstance(first, dict) else None
+        first: Json = answer[0]
+        return in_success(first) if isinstance(first, dict) else None
     return None
 
 
@@ -305,7 +304,7 @@ def _retry_after(fields: dict[str, Any]) -> float | None:
     return _until_reset(metadata.get("headers"))
 
 
-def _until_reset(headers: object) -> float | None:
+def _until_reset(headers: Json) -> float | None:
     """The seconds until a rate limit of OpenRouter ends. It names the time in milliseconds since
     1970."""
     value = fields_of(headers).get(_RESET)

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from ... import money
 from ...errors import WattfareError
-from ...types import encode, fields_of
+from ...types import Json, encode, fields_of
 from ..chat import usage as reported_usage
 from ..chat.meter import MAX_CHOICES, Meter
 from ..errors import upstream_failed
@@ -306,7 +306,7 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
                 return Read(generated)
             return TEXT if generated else _NOTHING
     try:
-        chunk = decode(data)
+        chunk: Json = decode(data)
     except ValueError:
         if _PING.fullmatch(data.strip()) is not None:
             return _IGNORED
@@ -316,18 +316,17 @@ def read_chunk(data: bytes, meter: Meter, credential: Credential) -> Read:
         if error is not None:
             raise error
         return _IGNORED
-    fields = fields_of(cast("object", chunk))
-    choices = _items(fields.get("choices"))
+    choices = _items(chunk.get("choices"))
     generated = False
     for choice in choices:
         generated |= _count(fields_of(choice).get("delta"), meter)
         # Some upstreams end a stream with the whole message.
         if not fields_of(choice).get("delta") and not meter.generated:
             generated |= _count(fields_of(choice).get("message"), meter)
-    error = error_of(fields, credential) or next(
+    error = error_of(chunk, credential) or next(
         (error for choice in choices if (error := _failure_of(fields_of(choice), credential))), None
     )
-    usage = _add_usage(fields, meter, generated=error is None or meter.generated)
+    usage = _add_usage(chunk, meter, generated=error is None or meter.generated)
     if error is not None:
         raise error
     return Read(generated, bool(choices), usage)
@@ -377,7 +376,7 @@ class _PlainChunk(msgspec.Struct, gc=False):
 _decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 
 
-def _count(made: object, meter: Meter) -> bool:
+def _count(made: Json, meter: Meter) -> bool:
     """Count the output in a message, or in a piece of one. Returns True if there is any."""
     fields = fields_of(made)
     content = fields.get("content")
@@ -413,5 +412,5 @@ def _text_of(fields: dict[str, Any]) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _items(value: object) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else []
+def _items(value: Json) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -16,6 +16,7 @@ from ...errors import (
     retry_after_in,
 )
 from ...logs import get_logger
+from ...types import Json
 from ..errors import upstream_failed
 from . import error_shapes
 from .credential import Credential
@@ -112,7 +113,7 @@ def _quoting(
     return failure
 
 
-def error_of(answer: object, credential: Credential) -> WattfareError | None:
+def error_of(answer: Json, credential: Credential) -> WattfareError | None:
     """The error in an answer or a chunk with status 200, or None."""
     parsed = error_shapes.in_success(answer)
     return None if parsed is None else _error_of(parsed, credential)
