@@ -29,12 +29,14 @@ class Offer(msgspec.Struct, frozen=True):
         variant: the parsed name.
         family: the family, which has the token counts of images, files and audio.
         limits: the token limits, if a list or our table has them.
+        unbounded: True if the tokens of a request do not bound the cost.
     """
 
     price: Price | None
     variant: Variant
     family: Family
     limits: ModelLimits = UNKNOWN
+    unbounded: bool = False
 
 
 class Bound(msgspec.Struct, frozen=True):

@@ -68,12 +68,7 @@ class UpstreamModels:
 
     def hold(self, request: ChatRequest, found: Sequence[Offer]) -> int | None:
         """The amount that this call holds, in nano-dollars; None if its cost has a bound."""
-        unbounded = (
-            request.held
-            or None in [offer.price for offer in found]
-            or any(map(_names_preset, request.models))
-            or any(map(own_tools.is_open_ended, request.models))
-        )
+        unbounded = request.held or True in [offer.unbounded for offer in found]
         return self._hold if unbounded else None
 
     def limits(self, request: ChatRequest, found: Sequence[Offer]) -> ModelLimits:
@@ -107,13 +102,19 @@ class UpstreamModels:
         price = await self._price(model, variant.base)
         if price is None and not self._may_be_unpriced(model):
             raise self._unpriced(model)
-        if self._hold is None and own_tools.is_open_ended(model):
+        is_open_ended = own_tools.is_open_ended(model)
+        if self._hold is None and is_open_ended:
             raise invalid_request(
                 f"`model` {model!r} is not allowed: it searches or calls other models by itself, "
                 "so its cost has no bound."
             )
-        limits = self._catalog.limits(model)
-        offer = Offer(price, variant, self._families.of(variant.base), limits)
+        offer = Offer(
+            price,
+            variant,
+            self._families.of(variant.base),
+            self._catalog.limits(model),
+            unbounded=price is None or _names_preset(model) or is_open_ended,
+        )
         by = self._catalog.fresh
         if price is not None and by is not None:
             if by is not self._known_by or len(self._known_offers) >= MAX_OFFERS:
