@@ -141,7 +141,7 @@ def read(
         raise invalid_request(
             f"`model` must be a string of 1 to {MAX_MODEL_CHARACTERS} characters."
         )
-    if any("," in name for name in (model, *(fallbacks or ()))):
+    if "," in model or (fallbacks and "," in "".join(fallbacks)):
         # LiteLLM calls each model of such a list.
         raise invalid_request("`model` must not have a comma: a call is for one model.")
     stream = _flag(known, "stream")
