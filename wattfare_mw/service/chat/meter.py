@@ -201,6 +201,8 @@ class Meter:
     def _is_for_one_chunk(self, completion: int) -> bool:
         """True if the report counts only the tokens since the previous report. A count of the whole
         answer would grow with its text."""
+        if not self._used.completion:
+            return False
         since = self.completion_tokens - self._used.completion
         return 0 < completion <= min(self._used.completion, 2 * since)
 
@@ -213,7 +215,10 @@ class Meter:
     def completion_tokens(self) -> int:
         """The number of completion tokens that the upstream has reported, plus those counted after
         the report."""
-        return self._used.completion + max(self._chunks, -(-self._bytes // BYTES_PER_TOKEN))
+        reported = self._used.completion
+        if not self._chunks and not self._bytes:
+            return reported  # the usual case after a report, without the division and a call
+        return reported + max(self._chunks, -(-self._bytes // BYTES_PER_TOKEN))
 
     @property
     def claimed(self) -> int | None:
