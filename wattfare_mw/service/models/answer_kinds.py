@@ -11,7 +11,7 @@ from ... import sse
 from ...completions import ToolCalls
 from ...types import encode, fields_of
 from ..chat.meter import MAX_CHOICES
-from . import upstream_json
+from . import error_shapes, upstream_json
 
 #: How a stream starts. Some servers do not name its content type: nearai/private-ml-sdk#20.
 _STREAM_START = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:data|event|id|retry)?:")
@@ -29,6 +29,22 @@ def is_stream(start: bytes) -> bool:
 def is_framed(body: bytes) -> bool:
     """True if a whole answer is a stream, or ends as one. JSON never does."""
     return is_stream(body[:100]) or body[-100:].rstrip().endswith(sse.DONE)
+
+
+def has_end(block: bytes) -> bool:
+    """True if these events of a stream have its end or an error. Some servers leave the connection
+    open after it."""
+    return any(map(_is_end, sse.events(block)))
+
+
+def _is_end(event: sse.Event) -> bool:
+    if event.type == "error" or sse.is_done(event.data):
+        return True
+    try:
+        decoded = upstream_json.decode(event.data)
+    except ValueError:
+        return event.data.lstrip().startswith(b"{")  # it is broken, and not a ping
+    return error_shapes.in_success(decoded) is not None
 
 
 def as_stream(body: bytes) -> bytes | None:
@@ -74,7 +90,7 @@ def as_whole(body: bytes) -> bytes:
         if done:
             break
         try:
-            fields = fields_of(cast("object", upstream_json.decode(event.data)))
+            fields = fields_of(upstream_json.decode(event.data))
         except ValueError:
             continue
         if event.type == "error":

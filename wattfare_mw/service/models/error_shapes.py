@@ -54,7 +54,7 @@ _STATUS_OF_MINIMAX = {
 #: The fields of answers, chunks and choices.
 _OF_ANSWERS = frozenset({"choices", "usage", "delta", "finish_reason", "index"})
 #: The fields with which an answer, a chunk or a choice can be an error.
-_OF_ERRORS = frozenset({"error", "x_groq", "base_resp"})
+_OF_ERRORS = frozenset({"error", "error_message", "x_groq", "base_resp"})
 
 
 class ParsedError(msgspec.Struct, frozen=True, gc=False):

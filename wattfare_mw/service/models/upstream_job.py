@@ -18,6 +18,7 @@ from ...errors import (
 from ...logs import get_logger
 from ...offload import LARGE_BODY, in_thread
 from ...transport import AsyncHTTPResponse
+from ...transport.base import BodyParts
 from ..chat import prompt_bound
 from ..chat.meter import Meter, estimate_tokens
 from ..chat.price import MAX_RESERVATION
@@ -90,6 +91,7 @@ class UpstreamJob:
     generation_id: str | None = None
     _answer: AsyncHTTPResponse | None = None
     _is_tight = False
+    _is_unrequested = False  # True for a stream as the answer to a call without `stream`
     _body_ended = False
     _first = b""  # the bytes of a stream that were read to see what it is
     _end = b""  # the last event of a stream, after it has arrived
@@ -225,6 +227,7 @@ class UpstreamJob:
             return
         if request.stream:
             self._first = await self._unlabeled_stream()
+        self._is_unrequested = not request.stream and kind == sse.CONTENT_TYPE
 
     async def _send(self, request: ChatRequest) -> AsyncHTTPResponse:
         """Send the call, and again if the upstream refuses the limit or the field for the usage. A
@@ -290,7 +293,10 @@ class UpstreamJob:
     async def body(self) -> bytes:
         """Read and meter the whole answer."""
         assert self._answer is not None
-        answer = await self._read(self._context.max_answer_bytes)
+        if self._is_unrequested:
+            answer = await self._unrequested_stream()
+        else:
+            answer = await self._read(self._context.max_answer_bytes)
         if answer_kinds.is_framed(answer):
             answer = await in_thread(answer_kinds.as_whole, answer)
         if self._unanswered:
@@ -552,6 +558,26 @@ class UpstreamJob:
             return await self._answer.read(most)
         except WattfareNetworkError as error:
             raise upstream_errors.unreachable(error) from error.__cause__
+
+    async def _unrequested_stream(self) -> bytes:
+        """A stream as the answer to a call without ``stream``, up to its end or an error."""
+        assert self._answer is not None
+        body, splitter = BodyParts(self._context.max_answer_bytes), sse.Splitter()
+        try:
+            while chunk := await self._answer.read_some():
+                body.add(chunk)
+                block = splitter.feed(chunk)
+                if _is_large(block):
+                    ended = await in_thread(answer_kinds.has_end, block)
+                else:
+                    ended = answer_kinds.has_end(block)
+                if ended or splitter.ends:
+                    break
+        except WattfareNetworkError as error:
+            raise upstream_errors.unreachable(error) from error.__cause__
+        except sse.EventTooLargeError:
+            raise upstream_failed("The upstream's answer did not end.") from None
+        return body.join()
 
     async def _unlabeled_stream(self) -> bytes:
         """The first bytes of a stream whose content type does not say so, or the whole of one that
