@@ -907,7 +907,7 @@ def _metadata(name: str, value: Any) -> None:
     for key, inner in cast("dict[str, Any]", value).items():
         # LiteLLM keeps objects of its own here, such as `model_info` and `headers`.
         if isinstance(inner, dict) and foreign_fields.is_foreign(key):
-            raise _foreign(f"{name}.{key}", key)
+            raise _foreign(f"{name}.{key[:64]}", key[:64])
     _client_keys(name, value)
 
 
