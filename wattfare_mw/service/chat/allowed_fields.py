@@ -991,9 +991,9 @@ REQUEST: Mapping[str, Field] = {
     "extra_body": Field(
         Kind.HELD,
         _extra_body,
-        "the same options in an object `google`, as Gemini's clients send them. Free fields about "
-        "tokens and thinking are free in it, too, and `chat_template_kwargs` with plain values is "
-        "counted",
+        "Gemini's options in an object `google`, as its clients send them. The free fields about "
+        "tokens and thinking are also free in `extra_body`, and `chat_template_kwargs` with plain "
+        "values is counted",
     ),
     **_plain_rows(
         Kind.COUNTED,

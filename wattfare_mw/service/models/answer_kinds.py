@@ -1,5 +1,5 @@
-"""Converts an answer of the wrong kind, because it was paid for: a whole answer to a call for a
-stream, and a stream as the answer to another call. No I/O."""
+"""Converts an answer of the wrong kind, because it was paid for: a whole answer to a call with
+``stream``, and a stream as the answer to a call without it. No I/O."""
 
 from __future__ import annotations
 

@@ -580,11 +580,11 @@ class UpstreamJob:
         return body.join()
 
     async def _unlabeled_stream(self) -> bytes:
-        """The first bytes of a stream whose content type does not say so, or the whole of one that
-        was made of a JSON answer.
+        """The first bytes of a stream whose content type is not that of a stream. If the answer is
+        whole, it is converted to a stream.
 
         Raises:
-            WattfareError: the answer is an error, or anything else.
+            WattfareError: ``upstream``; the answer is an error, or neither of them.
         """
         assert self._answer is not None
         try:
