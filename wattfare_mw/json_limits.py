@@ -22,6 +22,7 @@ MAX_EXTREME_NUMBERS = 1_000
 
 _SLICE = 2**16
 _OPENING = frozenset(b"[{")
+_NOT_OPENING = bytes(byte for byte in range(256) if byte not in _OPENING)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _EXTREME = (b"e000", b"e-000", b"e+000", b"0" * 100)
@@ -40,10 +41,12 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> int:
     Raises:
         WattfareError: ``invalid_request``.
     """
-    openings = body.count(b"[") + body.count(b"{")
     large = len(body) > _SLICE
-    if openings <= MAX_DEPTH and len(body) <= max_elements and not large:
-        return 0  # even if no bracket and no comma is in a string
+    if not large and len(body) <= max_elements:
+        # `count` would take three times as long.
+        openings = len(body.translate(None, _NOT_OPENING))
+        if openings <= MAX_DEPTH:
+            return 0  # even if no bracket and no comma is in a string
     depth = elements = extreme = start = 0
     last = b""
     too_long = b"0" * (MAX_DIGITS + 1)
@@ -53,8 +56,12 @@ def check_structure(body: bytes, max_elements: int = MAX_ELEMENTS) -> int:
         if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
             piece = body[start : start + _SLICE + 1]  # do not split an escape
         start += len(piece)
+        if in_string and piece.find(b'"') < 0:
+            continue  # most of a large body is usually one long string
         # Without escapes, each quote starts or ends a string.
-        parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        if piece.find(b"\\") >= 0:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"')
         outside = b"".join(parts[in_string::2])
         in_string ^= len(parts) % 2 == 0
         if large:
