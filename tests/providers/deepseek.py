@@ -8,6 +8,7 @@ from providers.rows import (
     Provider,
     Row,
     delta_chunk,
+    failed_with,
     finish_chunk,
     on_the_finish_chunk,
     reasoned,
@@ -76,24 +77,7 @@ PROVIDER = Provider(
             quirk='`finish_reason: "insufficient_system_resource"`, with status 200',
             rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
             source=_DOCS,
-            answer={
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {"role": "assistant", "content": "one two "},
-                        "finish_reason": "insufficient_system_resource",
-                    }
-                ],
-                "usage": tokens(18, 2),
-            },
-            chunks=(
-                *(delta_chunk({"content": word}) for word in WORDS[:2]),
-                {
-                    "choices": [
-                        {"index": 0, "delta": {}, "finish_reason": "insufficient_system_resource"}
-                    ]
-                },
-            ),
+            **failed_with("insufficient_system_resource"),
             fails=True,
             bill=18 * 1000 + 2 * 2000,
             stream_bill=ESTIMATED * 1000 + 2 * 2000,

@@ -232,6 +232,19 @@ def reasoned(count: int, **more: Any) -> dict[str, Any]:
     return {"completion_tokens_details": {"reasoning_tokens": count, **more}}
 
 
+def failed_with(reason: str) -> dict[str, Any]:
+    """An answer and a stream of two words, which end with this reason of a failure."""
+    message = {"role": "assistant", "content": "".join(WORDS[:2])}
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+    return {
+        "answer": {
+            "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+            "usage": tokens(18, 2),
+        },
+        "chunks": (*(delta_chunk({"content": word}) for word in WORDS[:2]), end),
+    }
+
+
 def failed_choice(error: Fields | None, **usage: Any) -> dict[str, Any]:
     """A whole answer whose choice failed after two words.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from providers.rows import (
     ESTIMATED,
-    WORDS,
     Provider,
     Row,
     cached,
-    delta_chunk,
+    failed_with,
     on_the_finish_chunk,
     tokens,
 )
@@ -35,20 +34,7 @@ PROVIDER = Provider(
             quirk='`finish_reason: "network_error"`, with status 200',
             rule="answers 502, and bills the reported usage; for a stream, the tokens sent so far",
             source="https://github.com/BerriAI/litellm/pull/24373",
-            answer={
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {"role": "assistant", "content": "one two "},
-                        "finish_reason": "network_error",
-                    }
-                ],
-                "usage": tokens(18, 2),
-            },
-            chunks=(
-                *(delta_chunk({"content": word}) for word in WORDS[:2]),
-                {"choices": [{"index": 0, "delta": {}, "finish_reason": "network_error"}]},
-            ),
+            **failed_with("network_error"),
             fails=True,
             bill=18 * 1000 + 2 * 2000,
             stream_bill=ESTIMATED * 1000 + 2 * 2000,
