@@ -57,8 +57,7 @@ class Finishes:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
         for choice in choices:
-            reason = choice.finish_reason
-            if reason and (not isinstance(reason, str) or reason.lower() not in _FAILURES):
+            if choice.finish_reason and not _is_failure(choice.finish_reason):
                 index = choice.index if type(choice.index) is int else 0
                 # An upstream could choose large integers with colliding hashes.
                 if 0 <= index < MAX_CHOICES:
@@ -218,10 +217,13 @@ def _failure_of(choice: dict[str, Any], credential: Credential) -> WattfareError
     error = error_of(choice, credential)
     if error is not None:
         return error
-    reason = choice.get("finish_reason")
-    if isinstance(reason, str) and reason.lower() in _FAILURES:
+    if _is_failure(choice.get("finish_reason")):
         return upstream_failed("The model's provider failed while it answered.")
     return None
+
+
+def _is_failure(reason: object) -> bool:
+    return isinstance(reason, str) and reason.lower() in _FAILURES
 
 
 #: The finish reasons of a failure. The second is Zhipu's, the third is DeepSeek's.
