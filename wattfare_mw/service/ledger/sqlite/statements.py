@@ -222,18 +222,8 @@ _OUTCOME = (
     "claimed_nanos",
     "ended",
 )
-_OF_RESERVATION = (
-    "reserved_at",
-    "app_id",
-    "user_id",
-    "grant_hash",
-    "month",
-    "model",
-    "reserved_nanos",
-    "request_id",
-    "payer_id",
-    "funding_id",
-    "operator",
+_OF_RESERVATION = tuple(
+    each.name for each in _rows if each.name in _calls and each.name not in ("id", *_OUTCOME)
 )
 # The row is a copy of the reservation, because each value that goes through Python takes time.
 INSERT_LEDGER_ROW = _text(
