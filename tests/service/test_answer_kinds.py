@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wattfare_mw.errors import WattfareError
-from wattfare_mw.service.models import answer_kinds
+from wattfare_mw.service.models import answer_kinds, upstream_json
 
 
 def stream(*chunks: object, end: str = "data: [DONE]\n\n") -> bytes:
@@ -101,3 +101,27 @@ def test_hostile_stream_takes_linear_time(body: bytes) -> None:
     with suppress(WattfareError):  # it may have too many lines
         answer_kinds.as_whole(body)
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("field", "kept"),
+    [
+        ("logprobs", {"content": [{"token": "a"}] * 10}),
+        ("delta", {"parts": [1] * 10}),
+        ("delta", {"parts": [[[[[[[[[[]]]]]]]]]]}),
+    ],
+)
+def test_lists_of_a_stream_have_a_limit(
+    monkeypatch: pytest.MonkeyPatch, field: str, kept: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(upstream_json, "MAX_ELEMENTS", 1_000)
+    chunk = {"choices": [{"index": 0, field: kept}]}
+    assert whole(stream(*[chunk] * 30))
+    with pytest.raises(WattfareError, match="too many values"):
+        whole(stream(*[chunk] * 200))
+
+
+def test_text_of_a_stream_has_no_limit_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_json, "MAX_ELEMENTS", 1_000)
+    [choice] = whole(stream(*[piece(0, "a, b, c, ")] * 1_000))["choices"]
+    assert choice["message"]["content"] == "a, b, c, " * 1_000

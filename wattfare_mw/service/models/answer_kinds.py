@@ -74,7 +74,8 @@ def as_whole(body: bytes) -> bytes:
     returned as it is.
 
     Raises:
-        WattfareError: ``upstream``; an event is too large to decode.
+        WattfareError: ``upstream``; an event is too large to decode, or the lists of all events
+            have more than :data:`.upstream_json.MAX_ELEMENTS` values.
     """
     comments = _COMMENTS.match(body)
     if comments is not None:
@@ -85,6 +86,7 @@ def as_whole(body: bytes) -> bytes:
     whole: dict[str, Any] = {}
     choices: dict[int, _Choice] = {}
     done = False
+    listed = 0
     for event in _events(body):
         done = sse.is_done(event.data)
         if done:
@@ -95,12 +97,19 @@ def as_whole(body: bytes) -> bytes:
             continue
         if event.type == "error":
             fields = fields if "error" in fields else {"error": fields}
+        has_lists = False
         for place, choice in enumerate(_objects(fields.get("choices"))):
             index = choice.get("index")
             number = index if type(index) is int else place
             # An upstream could choose large integers with colliding hashes.
             if 0 <= number < MAX_CHOICES:
-                choices.setdefault(number, _Choice()).add(choice)
+                has_lists |= choices.setdefault(number, _Choice()).add(choice)
+        if has_lists:
+            # Decoded values take far more memory than their text. These marks are at least as many
+            # as the values.
+            listed += sum(map(event.data.count, (b",", b"[", b"{")))
+            if listed > upstream_json.MAX_ELEMENTS:
+                raise upstream_json.too_large()
         whole |= {name: value for name, value in fields.items() if value is not None}
     whole["object"] = "chat.completion"
     whole["choices"] = [{"index": n, **choices[n].whole()} for n in sorted(choices)]
@@ -126,10 +135,14 @@ class _Choice:
         self._calls = ToolCalls()
         self._logprobs: list[Any] = []
 
-    def add(self, choice: dict[str, Any]) -> None:
+    def add(self, choice: dict[str, Any]) -> bool:
+        """Add a chunk's part of this choice. Returns True if it has lists, which are kept."""
+        has_lists = False
         for name, value in choice.items():
             if name == "logprobs":
-                self._logprobs += _objects(fields_of(value).get("content"))
+                tokens = _objects(fields_of(value).get("content"))
+                has_lists = has_lists or bool(tokens)
+                self._logprobs += tokens
             elif value is not None and name not in ("index", "delta", "message"):
                 self._fields[name] = value
         for name, value in fields_of(choice.get("delta") or choice.get("message")).items():
@@ -139,11 +152,13 @@ class _Choice:
             elif isinstance(value, str) and name not in _REPEATED:
                 self._pieces.setdefault(name, []).append(value)
             elif isinstance(value, list):
+                has_lists = True
                 known = self._message.setdefault(name, [])
                 if isinstance(known, list):
                     cast("list[Any]", known).extend(cast("list[Any]", value))
             elif value is not None:
                 self._message[name] = value
+        return has_lists
 
     @property
     def has_ended(self) -> bool:
