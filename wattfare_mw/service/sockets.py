@@ -160,9 +160,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._end_wait()
         self._idle.discard(self._address, self)
         super().on_headers_complete()
-        self.headers = []  # the scope has the headers, and trailers are ignored
         if not self.pipeline:  # its turn has come
             self._answering = self.cycle
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers are ignored
+            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         size = len(body)
